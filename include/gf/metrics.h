@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Metrics: every series is declared once in the table below; storage, names, HELP texts and the Prometheus text format
+ * come from it. Series of one family stand together. Threads: any (relaxed atomics). Labels never hold ids of users,
+ * rooms or requests, so the number of series is fixed. */
+#include "gf/base.h"
+
+/* X(id, kind, family, labels, help) */
+#define GF_METRIC_MAP(X)                                                                                              \
+    X(HTTP_2XX, COUNTER, "giftflow_http_responses_total", "class=\"2xx\"", "HTTP responses by status class")           \
+    X(HTTP_4XX, COUNTER, "giftflow_http_responses_total", "class=\"4xx\"", "HTTP responses by status class")           \
+    X(HTTP_5XX, COUNTER, "giftflow_http_responses_total", "class=\"5xx\"", "HTTP responses by status class")           \
+    X(HTTP_CUT, COUNTER, "giftflow_http_connections_cut_total", "", "connections closed for slow or malformed input")  \
+    X(HTTP_CONNECTIONS, GAUGE, "giftflow_http_connections", "", "open HTTP connections")                              \
+    X(HTTP_IN_FLIGHT, GAUGE, "giftflow_http_in_flight", "", "requests being answered")                                \
+    X(GIFT_ACCEPTED, COUNTER, "giftflow_gifts_total", "answer=\"accepted\"", "POST /v1/gifts by answer")               \
+    X(GIFT_REPLAYED, COUNTER, "giftflow_gifts_total", "answer=\"replayed\"", "POST /v1/gifts by answer")               \
+    X(GIFT_REFUSED, COUNTER, "giftflow_gifts_total", "answer=\"refused\"", "POST /v1/gifts by answer")                 \
+    X(GIFT_LIMITED, COUNTER, "giftflow_gifts_total", "answer=\"rate_limited\"", "POST /v1/gifts by answer")            \
+    X(GIFT_UNAVAILABLE, COUNTER, "giftflow_gifts_total", "answer=\"unavailable\"", "POST /v1/gifts by answer")         \
+    X(RESERVE_STALE, COUNTER, "giftflow_reserve_stale_total", "", "reservations that first had to load the balance")  \
+    X(WALLET_LOADS, COUNTER, "giftflow_wallet_loads_total", "", "wallets read from MySQL into Redis")                 \
+    X(WALLET_BEHIND, COUNTER, "giftflow_wallet_behind_total", "", "loads older than Redis (replica or restore)")      \
+    X(REDIS_DOWN, COUNTER, "giftflow_redis_disconnects_total", "", "connections to Redis lost or refused")            \
+    X(REDIS_TIMEOUTS, COUNTER, "giftflow_redis_timeouts_total", "", "Redis commands past their deadline")             \
+    X(KAFKA_PERSISTED, COUNTER, "giftflow_kafka_records_total", "result=\"persisted\"", "records produced by result")  \
+    X(KAFKA_NOT_PERSISTED, COUNTER, "giftflow_kafka_records_total", "result=\"not_persisted\"", "records produced by result") \
+    X(KAFKA_MAYBE, COUNTER, "giftflow_kafka_records_total", "result=\"uncertain\"", "records produced by result")      \
+    X(COMMANDS_SETTLED, COUNTER, "giftflow_commands_total", "outcome=\"settled\"", "consumed commands by outcome")     \
+    X(COMMANDS_REJECTED, COUNTER, "giftflow_commands_total", "outcome=\"rejected\"", "consumed commands by outcome")   \
+    X(COMMANDS_DUPLICATE, COUNTER, "giftflow_commands_total", "outcome=\"duplicate\"", "consumed commands by outcome") \
+    X(COMMANDS_DEAD, COUNTER, "giftflow_commands_total", "outcome=\"dead\"", "consumed commands by outcome")           \
+    X(BATCHES, COUNTER, "giftflow_batches_total", "", "settlement transactions committed")                            \
+    X(SETTLE_RETRIES, COUNTER, "giftflow_settle_retries_total", "", "settlement transactions rolled back and retried") \
+    X(SETTLE_UNCERTAIN, COUNTER, "giftflow_settle_uncertain_commits_total", "", "COMMITs whose answer was lost and looked up") \
+    X(SETTLE_FENCED, COUNTER, "giftflow_settle_fenced_total", "", "batches dropped because another process took over") \
+    X(SETTLE_PARTITIONS, GAUGE, "giftflow_settle_partitions", "", "partitions owned")                                 \
+    X(SETTLE_LAG_MS, GAUGE, "giftflow_settle_oldest_age_milliseconds", "", "age of the oldest command seen unsettled") \
+    X(PUBLISH_PENDING, GAUGE, "giftflow_publish_pending", "", "wallets waiting for their Redis publish")              \
+    X(PUBLISHED, COUNTER, "giftflow_wallets_published_total", "", "wallets published to Redis")                       \
+    X(NOTICES, COUNTER, "giftflow_notices_total", "", "notices acknowledged by Kafka")                                \
+    X(ROUTER_NOTICES, COUNTER, "giftflow_router_notices_total", "", "notices read by the router")                     \
+    X(ROUTER_BAD, COUNTER, "giftflow_router_bad_notices_total", "", "notices that do not parse")                      \
+    X(ROUTER_GATEWAYS, GAUGE, "giftflow_router_gateways", "", "gateways linked")                                      \
+    X(ROUTER_ACK_TIMEOUTS, COUNTER, "giftflow_router_ack_timeouts_total", "", "gateways that did not acknowledge in time") \
+    X(WS_CONNECTIONS, GAUGE, "giftflow_ws_connections", "", "open live-room connections")                             \
+    X(WS_REFUSED, COUNTER, "giftflow_ws_refused_total", "", "handshakes refused")                                     \
+    X(WS_FRAMES, COUNTER, "giftflow_ws_frames_total", "", "frames sent to clients")                                   \
+    X(WS_DROPPED, COUNTER, "giftflow_ws_dropped_frames_total", "", "room frames dropped for slow clients")            \
+    X(WS_SLOW, COUNTER, "giftflow_ws_slow_closed_total", "", "clients closed for being too slow (4408)")              \
+    X(WS_BAD, COUNTER, "giftflow_ws_protocol_errors_total", "", "clients closed for protocol errors")                 \
+    X(ROLLUP_ROWS, COUNTER, "giftflow_rollup_trades_total", "", "trades rolled up into host income")                  \
+    X(DLQ_FED, COUNTER, "giftflow_dlq_fed_total", "", "dead letters produced to the dlq topic")                       \
+    X(MYSQL_DOWN, COUNTER, "giftflow_mysql_disconnects_total", "", "connections to MySQL lost or refused")            \
+    X(CATALOGUE_RELOADS, COUNTER, "giftflow_catalogue_reloads_total", "", "reloads of the gift catalogue")
+
+/* H(id, family, help): histograms in seconds, base-2 buckets from 0.25 ms to 32 s. */
+#define GF_HISTOGRAM_MAP(H)                                                                        \
+    H(HTTP_SECONDS, "giftflow_http_request_duration_seconds", "time from the last request byte to the answer") \
+    H(SETTLE_SECONDS, "giftflow_settle_batch_duration_seconds", "time of one settlement transaction") \
+    H(SETTLE_AGE_SECONDS, "giftflow_settle_age_seconds", "from Kafka's append to the settled commit") \
+    H(NOTICE_AGE_SECONDS, "giftflow_gateway_notice_age_seconds", "from Kafka's append of the notice to the gateway")
+
+#define GF_METRIC_ENUM(id, kind, family, labels, help) GF_M_##id,
+#define GF_HISTOGRAM_ENUM(id, family, help) GF_H_##id,
+enum gf_metric { GF_METRIC_MAP(GF_METRIC_ENUM) GF_METRIC_COUNT };
+enum gf_histogram { GF_HISTOGRAM_MAP(GF_HISTOGRAM_ENUM) GF_HISTOGRAM_COUNT };
+
+struct gf_buf;
+void gf_metric_add(enum gf_metric metric, int64_t delta);
+void gf_metric_set(enum gf_metric metric, int64_t value);
+int64_t gf_metric_get(enum gf_metric metric);
+void gf_histogram_observe_us(enum gf_histogram histogram, int64_t us);
+/* Appends the whole registry in Prometheus text format 0.0.4, process figures and giftflow_build_info included. */
+void gf_metrics_render(const char *role, struct gf_buf *out);

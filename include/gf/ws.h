@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* WebSocket server connections (wslay for what clients send; frames that we send are built once and shared by all members
+ * of a room). A connection starts from an HTTP upgrade that gf_http_take handed over. Thread: the loop's. */
+#include "gf/http.h"
+
+struct gf_ws;
+struct gf_ws_frame; /* an encoded, unmasked server frame; reference-counted */
+
+struct gf_ws_handler {
+    void (*on_text)(void *ctx, struct gf_ws *ws, const char *text, size_t len); /* whole message, valid UTF-8 */
+    void (*on_close)(void *ctx, struct gf_ws *ws); /* the last call; ws is gone afterwards */
+    void *ctx;
+    size_t message_max; /* longer: close 1009 */
+    int queue_frames;
+    int64_t queue_bytes;
+    int64_t ping_ms;
+};
+/* Checks the handshake headers of an upgrade request (version 13, key) and answers 101 with `protocol`; takes the
+ * connection. NULL: it answered an error itself (400/426) through gf_http_respond. */
+struct gf_ws *gf_ws_accept(struct gf_http_req *req, const char *protocol, const struct gf_ws_handler *handler);
+void gf_ws_set_user(struct gf_ws *ws, void *user);
+void *gf_ws_user(const struct gf_ws *ws);
+
+struct gf_ws_frame *gf_ws_frame_text(const char *text, size_t len, int messages); /* one reference; `messages` for metrics */
+void gf_ws_frame_release(struct gf_ws_frame **frame);
+/* Queues the frame (takes its own reference). Over queue_frames: a droppable frame is dropped and counted (false);
+ * over queue_bytes, or not droppable and full: the client is closed with 4408. */
+bool gf_ws_send(struct gf_ws *ws, struct gf_ws_frame *frame, bool droppable);
+void gf_ws_close(struct gf_ws *ws, int code, const char *reason); /* close handshake, bounded; on_close follows */
+
+/* Client side, for the load harness: connects, does the handshake, answers pings, delivers text messages. */
+struct gf_ws_client_opts {
+    const char *host;
+    int port;
+    const char *path;     /* with query */
+    const char *protocols; /* Sec-WebSocket-Protocol value */
+    void (*on_open)(void *ctx, struct gf_ws *ws);
+    struct gf_ws_handler handler; /* on_close also when the connection or handshake fails */
+};
+struct gf_ws *gf_ws_connect(struct gf_loop *loop, const struct gf_ws_client_opts *opts);

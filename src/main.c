@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* giftflow: one binary, argv[1] picks the role or tool. Nothing else happens here. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gf/log.h"
+#include "gf/role.h"
+#include "gf/sql.h"
+
+static const struct gf_role *const roles[] = {
+    &gf_role_ingest, &gf_role_settle, &gf_role_router, &gf_role_gateway, &gf_role_sweep,
+    &gf_role_init,   &gf_role_verify, &gf_role_load,   &gf_role_fund,    &gf_role_config,
+};
+
+static int usage(FILE *out, int status)
+{
+    fprintf(out, "usage: giftflow NAME [--config FILE] [...]\n\n");
+    for (size_t i = 0; i < GF_COUNT(roles); i++)
+        fprintf(out, "  %-9s %s\n", roles[i]->name, roles[i]->summary);
+    fprintf(out, "\n`giftflow NAME --help` shows a name's arguments. The configuration file may also be named by\n"
+                 "GIFTFLOW_CONFIG; every key can be overridden by GIFTFLOW_<SECTION>_<KEY>.\n");
+    return status;
+}
+
+/* Takes `--config FILE` out of the arguments. */
+static const char *take_config(int *argc, char **argv)
+{
+    const char *path = getenv("GIFTFLOW_CONFIG");
+
+    for (int i = 1; i + 1 < *argc; i++) {
+        if (strcmp(argv[i], "--config") != 0)
+            continue;
+        path = argv[i + 1];
+        memmove(&argv[i], &argv[i + 2], (size_t)(*argc - i - 1) * sizeof(argv[0])); /* the final NULL too */
+        *argc -= 2;
+        break;
+    }
+    return path;
+}
+
+static int run(const struct gf_role *role, int argc, char **argv)
+{
+    static struct gf_config config; /* large; lives as long as the process */
+    struct gf_error error;
+
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+        printf("usage: giftflow %s [--config FILE] %s\n\n%s\n", role->name, role->usage ? role->usage : "", role->summary);
+        return 0;
+    }
+    gf_log_init(role->name, GF_INFO);
+    if (role->needs_config) {
+        const char *path = take_config(&argc, argv);
+
+        if (gf_config_load(&config, path, &error) != GF_OK) {
+            fprintf(stderr, "giftflow %s: %s\n", role->name, error.text);
+            return 2;
+        }
+        gf_log_init(role->name, gf_log_level_parse(config.log_level));
+    }
+    gf_sql_library_init();
+    return role->run(&config, argc, argv);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2)
+        return usage(stderr, 2);
+    if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return usage(stdout, 0);
+    if (strcmp(argv[1], "version") == 0 || strcmp(argv[1], "--version") == 0) {
+        printf("giftflow %s\n", GF_VERSION);
+        return 0;
+    }
+    for (size_t i = 0; i < GF_COUNT(roles); i++)
+        if (strcmp(argv[1], roles[i]->name) == 0)
+            return run(roles[i], argc - 1, argv + 1);
+    fprintf(stderr, "giftflow: no role or tool is named '%s'\n", argv[1]);
+    return usage(stderr, 2);
+}
