@@ -44,5 +44,5 @@ void *gf_xcalloc(size_t count, size_t size) __attribute__((malloc));
 void *gf_xrealloc(void *ptr, size_t size);
 char *gf_xstrdup(const char *text);
 
-/* Copies at most size-1 bytes and always ends with NUL; asserts that the text fits unless truncation is asked for. */
+/* Copies text that is known to fit (asserted). */
 void gf_copy(char *dst, size_t size, const char *src);
