@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The configuration table made real: defaults, INI file (inih), environment, reference. See gf/config.h. */
+#include "gf/config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <ini.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gf/num.h"
+
+enum type { TYPE_INT, TYPE_BOOL, TYPE_MS, TYPE_BYTES, TYPE_TEXT };
+
+struct key {
+    const char *section, *name, *def, *help;
+    enum type type;
+    int64_t min, max;
+    size_t at; /* offset in struct gf_config */
+};
+
+#define KEY_ROW(section_, key_, type_, def_, min_, max_, help_) \
+    {#section_, #key_, def_, help_, TYPE_##type_, min_, max_, offsetof(struct gf_config, section_##_##key_)},
+static const struct key keys[] = {GF_CONFIG_MAP(KEY_ROW)};
+
+static const char *const type_names[] = {"integer", "yes/no", "duration", "size", "text"};
+
+static bool parse_scaled(const char *text, const char *const *units, const int64_t *factors, size_t count, int64_t *value_r)
+{
+    size_t digits = strspn(text, "0123456789");
+    int64_t value;
+
+    if (!gf_num_parse_i64(text, digits, 0, INT64_MAX, &value))
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(text + digits, units[i]) == 0)
+            return gf_money_mul(value, factors[i], value_r);
+    return false;
+}
+
+static bool parse_number(const struct key *key, const char *text, int64_t *value_r)
+{
+    static const char *const time_units[] = {"ms", "s", "m", "h", "d"};
+    static const int64_t time_factors[] = {1, 1000, 60000, 3600000, 86400000};
+    static const char *const size_units[] = {"", "KiB", "MiB", "GiB"};
+    static const int64_t size_factors[] = {1, 1024, 1048576, 1073741824};
+
+    switch (key->type) {
+    case TYPE_INT:
+        return gf_num_parse_i64(text, strlen(text), INT64_MIN, INT64_MAX, value_r);
+    case TYPE_MS:
+        return parse_scaled(text, time_units, time_factors, GF_COUNT(time_units), value_r);
+    case TYPE_BYTES:
+        return parse_scaled(text, size_units, size_factors, GF_COUNT(size_units), value_r);
+    case TYPE_BOOL:
+        *value_r = strcmp(text, "yes") == 0;
+        return *value_r == 1 || strcmp(text, "no") == 0;
+    case TYPE_TEXT:
+        break;
+    }
+    GF_ASSERT(key->type != TYPE_TEXT);
+    return false;
+}
+
+/* Writes what is wrong into why (it then names no place: the caller knows file or variable). */
+static bool set_key(struct gf_config *config, const struct key *key, const char *text, char *why, size_t size)
+{
+    char *field = (char *)config + key->at;
+    int64_t value;
+
+    if (key->type == TYPE_TEXT) {
+        if ((int64_t)strlen(text) < key->min || (int64_t)strlen(text) > key->max) {
+            snprintf(why, size, "%s.%s must have %lld..%lld characters", key->section, key->name, (long long)key->min,
+                     (long long)key->max);
+            return false;
+        }
+        gf_copy(field, GF_CONFIG_TEXT_MAX, text);
+        return true;
+    }
+    if (!parse_number(key, text, &value)) {
+        snprintf(why, size, "%s.%s: '%.60s' is not a %s", key->section, key->name, text, type_names[key->type]);
+        return false;
+    }
+    if (value < key->min || value > key->max) {
+        snprintf(why, size, "%s.%s: %.60s is out of range (%lld..%lld%s)", key->section, key->name, text,
+                 (long long)key->min, (long long)key->max, key->type == TYPE_MS ? " ms" : "");
+        return false;
+    }
+    if (key->type == TYPE_BOOL) {
+        bool flag = value == 1;
+
+        memcpy(field, &flag, sizeof(flag));
+    } else {
+        memcpy(field, &value, sizeof(value));
+    }
+    return true;
+}
+
+static const struct key *find_key(const char *section, const char *name)
+{
+    for (size_t i = 0; i < GF_COUNT(keys); i++)
+        if (strcmp(keys[i].section, section) == 0 && strcmp(keys[i].name, name) == 0)
+            return &keys[i];
+    return NULL;
+}
+
+/* The key with the most letters in common at its start: a hint for a typing error. */
+static const struct key *nearest_key(const char *section, const char *name)
+{
+    const struct key *best = NULL;
+    size_t best_common = 1;
+
+    for (size_t i = 0; i < GF_COUNT(keys); i++) {
+        size_t common = 0;
+
+        if (strcmp(keys[i].section, section) != 0)
+            continue;
+        while (name[common] != '\0' && name[common] == keys[i].name[common])
+            common++;
+        if (common > best_common) {
+            best_common = common;
+            best = &keys[i];
+        }
+    }
+    return best;
+}
+
+struct file_reader {
+    struct gf_config *config;
+    char why[200];
+};
+
+static int on_ini(void *user, const char *section, const char *name, const char *value)
+{
+    struct file_reader *reader = user;
+    const struct key *key = find_key(section, name);
+    const struct key *near;
+
+    if (reader->why[0] != '\0')
+        return 0; /* the first error is the one to show */
+    if (key != NULL)
+        return set_key(reader->config, key, value, reader->why, sizeof(reader->why)) ? 1 : 0;
+    near = nearest_key(section, name);
+    snprintf(reader->why, sizeof(reader->why), "unknown key %.60s.%.60s%s%s%s", section, name,
+             near ? " (did you mean " : "", near ? near->name : "", near ? "?)" : "");
+    return 0;
+}
+
+static enum gf_class load_file(struct gf_config *config, const char *path, struct gf_error *error_r)
+{
+    struct file_reader reader = {.config = config, .why = ""};
+    int line = ini_parse(path, on_ini, &reader);
+
+    if (line < 0)
+        return gf_fail(error_r, GF_REJECT, errno, "%s: cannot be read: %s", path, strerror(errno));
+    if (line > 0)
+        return gf_fail(error_r, GF_REJECT, 0, "%s:%d: %s", path, line, reader.why[0] ? reader.why : "not 'key = value'");
+    return GF_OK;
+}
+
+static void env_name(const struct key *key, char *name, size_t size)
+{
+    int len = snprintf(name, size, "GIFTFLOW_%s_%s", key->section, key->name);
+
+    GF_ASSERT(len > 0 && (size_t)len < size);
+    for (char *at = name; *at != '\0'; at++)
+        *at = (char)toupper((unsigned char)*at);
+}
+
+static enum gf_class load_environment(struct gf_config *config, struct gf_error *error_r)
+{
+    char name[128], why[200];
+
+    for (size_t i = 0; i < GF_COUNT(keys); i++) {
+        const char *text;
+
+        env_name(&keys[i], name, sizeof(name));
+        text = getenv(name);
+        if (text != NULL && !set_key(config, &keys[i], text, why, sizeof(why)))
+            return gf_fail(error_r, GF_REJECT, 0, "environment %s: %s", name, why);
+    }
+    return GF_OK;
+}
+
+enum gf_class gf_config_load(struct gf_config *config, const char *path, struct gf_error *error_r)
+{
+    char why[200];
+    enum gf_class class = GF_OK;
+
+    memset(config, 0, sizeof(*config));
+    for (size_t i = 0; i < GF_COUNT(keys); i++)
+        GF_ASSERT(set_key(config, &keys[i], keys[i].def, why, sizeof(why)));
+    if (path != NULL && path[0] != '\0')
+        class = load_file(config, path, error_r);
+    if (class == GF_OK)
+        class = load_environment(config, error_r);
+    if (class == GF_OK && strcmp(config->ingest_redis_down, "accept") != 0 && strcmp(config->ingest_redis_down, "refuse") != 0)
+        class = gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
+    return class;
+}
+
+void gf_config_print_defaults(void)
+{
+    const char *section = "";
+
+    for (size_t i = 0; i < GF_COUNT(keys); i++) {
+        if (strcmp(section, keys[i].section) != 0)
+            printf("%s[%s]\n", i > 0 ? "\n" : "", keys[i].section);
+        section = keys[i].section;
+        printf("; %s\n%s = %s\n", keys[i].help, keys[i].name, keys[i].def);
+    }
+}
+
+void gf_config_print_doc(void)
+{
+    char name[128];
+
+    printf("# Configuration reference\n\nMade by `giftflow config doc`; do not edit.\n\n"
+           "| key | type | default | bounds | environment | meaning |\n|---|---|---|---|---|---|\n");
+    for (size_t i = 0; i < GF_COUNT(keys); i++) {
+        const struct key *key = &keys[i];
+
+        env_name(key, name, sizeof(name));
+        printf("| `%s.%s` | %s | `%s` | ", key->section, key->name, type_names[key->type], key->def);
+        if (key->type != TYPE_BOOL)
+            printf("%lld..%lld", (long long)key->min, (long long)key->max);
+        printf("%s | `%s` | %s |\n", key->type == TYPE_TEXT ? " characters" : key->type == TYPE_MS ? " ms" : "", name, key->help);
+    }
+}

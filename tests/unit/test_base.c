@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The base library: each function's promise, with the awkward values. */
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+/* cmocka needs the three above */
+#include <cmocka.h>
+
+#include "gf/buf.h"
+#include "gf/clock.h"
+#include "gf/config.h"
+#include "gf/hash.h"
+#include "gf/hist.h"
+#include "gf/metrics.h"
+#include "gf/num.h"
+
+static void numbers_are_strict(void **state)
+{
+    static const struct {
+        const char *text;
+        bool ok;
+        int64_t value;
+    } rows[] = {
+        {"0", true, 0}, {"7", true, 7}, {"-7", true, -7}, {"9223372036854775807", true, INT64_MAX},
+        {"-9223372036854775808", true, INT64_MIN}, {"9223372036854775808", false, 0}, {"", false, 0}, {"-", false, 0},
+        {"-0", false, 0}, {"01", false, 0}, {"+1", false, 0}, {" 1", false, 0}, {"1 ", false, 0}, {"1e3", false, 0}, {"0x1", false, 0},
+    };
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(rows); i++) {
+        int64_t value = 99;
+
+        assert_int_equal(gf_num_parse_i64(rows[i].text, strlen(rows[i].text), INT64_MIN, INT64_MAX, &value), rows[i].ok);
+        assert_true(value == (rows[i].ok ? rows[i].value : 99));
+    }
+    int64_t value = 99;
+    assert_false(gf_num_parse_i64("11", 2, 0, 10, &value));
+    assert_int_equal(value, 99);
+}
+
+static void share_is_floor_without_overflow(void **state)
+{
+    (void)state;
+    assert_int_equal(gf_money_share(99, 5000), 49);
+    assert_int_equal(gf_money_share(0, 10000), 0);
+    assert_int_equal(gf_money_share(1, 9999), 0);
+    assert_true(gf_money_share(INT64_MAX, 10000) == INT64_MAX);
+    assert_true(gf_money_share(INT64_MAX, 5000) == INT64_MAX / 2);
+}
+
+static void murmur2_equals_java(void **state)
+{
+    /* Vectors of Apache Kafka's UtilsTest.testMurmur2. */
+    static const struct {
+        const char *text;
+        int32_t hash;
+    } rows[] = {{"21", -973932308}, {"foobar", -790332482}, {"a-little-bit-long-string", -985981536},
+                {"a-little-bit-longer-string", -1486304829}, {"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971},
+                {"abc", 479470107}};
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(rows); i++)
+        assert_int_equal((int32_t)gf_murmur2(rows[i].text, strlen(rows[i].text)), rows[i].hash);
+    assert_int_equal(gf_kafka_partition_for_user(21, 12), gf_kafka_partition("21", 2, 12));
+}
+
+static void uuids_round_trip(void **state)
+{
+    struct gf_uuid id, again;
+    char text[GF_UUID_TEXT + 1];
+    static const char *const bad[] = {"00000000-0000-0000-0000-000000000000", "0197a000-0000-7000-8000-00000000000",
+                                      "0197a000-0000-7000-8000-0000000000000", "0197a000x0000-7000-8000-000000000000",
+                                      "0197g000-0000-7000-8000-000000000000", "{197a000-0000-7000-8000-00000000000}"};
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(bad); i++)
+        assert_false(gf_uuid_parse(bad[i], strlen(bad[i]), &id));
+    assert_true(gf_uuid_parse("0197A000-BEEF-7abc-8000-00000000cafe", 36, &id));
+    gf_uuid_format(&id, text);
+    assert_string_equal(text, "0197a000-beef-7abc-8000-00000000cafe");
+    assert_int_equal(gf_uuid_version(&id), 7);
+    id = gf_uuid_v8();
+    again = gf_uuid_v7();
+    assert_int_equal(gf_uuid_version(&id), 8);
+    assert_int_equal(gf_uuid_version(&again), 7);
+    assert_true(llabs(gf_uuid_v7_ms(&again) - gf_clock_real_ms()) < 60000);
+    assert_int_not_equal(gf_uuid_compare(&id, &again), 0);
+}
+
+static void buffers_stop_at_their_maximum(void **state)
+{
+    struct gf_buf buf;
+
+    (void)state;
+    gf_buf_init(&buf, 10);
+    gf_buf_adds(&buf, "12345");
+    gf_buf_add_i64(&buf, -4321);
+    assert_true(gf_buf_ok(&buf));
+    assert_string_equal(buf.data, "12345-4321");
+    gf_buf_addc(&buf, 'x');
+    assert_false(gf_buf_ok(&buf));
+    assert_int_equal(buf.len, 10);
+    gf_buf_reset(&buf);
+    gf_buf_add_i64(&buf, 7);
+    assert_true(gf_buf_ok(&buf));
+    gf_buf_free(&buf);
+    gf_buf_init(&buf, 1000);
+    gf_buf_add_i64(&buf, INT64_MIN);
+    gf_buf_add_json(&buf, "a\"\\\n\x01", 5);
+    gf_buf_add_xhex(&buf, "\x00\xff", 2);
+    assert_string_equal(buf.data, "-9223372036854775808\"a\\\"\\\\\\u000a\\u0001\"x'00ff'");
+    gf_buf_free(&buf);
+}
+
+static void histogram_quantiles_are_close(void **state)
+{
+    static struct gf_hist hist;
+
+    (void)state;
+    assert_int_equal(gf_hist_quantile(&hist, 0.5), 0);
+    for (int64_t us = 1; us <= 100000; us++)
+        gf_hist_add(&hist, us);
+    assert_in_range(gf_hist_quantile(&hist, 0.5), 50000, 50000 * 1.016);
+    assert_in_range(gf_hist_quantile(&hist, 0.99), 99000, 100000);
+    assert_int_equal(gf_hist_quantile(&hist, 1), 100000);
+    assert_int_equal(hist.count, 100000);
+    gf_hist_add(&hist, INT64_MAX);
+    assert_true(hist.max_us > 0);
+}
+
+static enum gf_class load_text(const char *text, struct gf_config *config, struct gf_error *error)
+{
+    char path[] = "/tmp/gf-config-XXXXXX";
+    int fd = mkstemp(path);
+    enum gf_class class;
+
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+    class = gf_config_load(config, path, error);
+    unlink(path);
+    return class;
+}
+
+static void configuration_names_what_and_where(void **state)
+{
+    static struct gf_config config;
+    struct gf_error error;
+
+    (void)state;
+    assert_int_equal(gf_config_load(&config, NULL, &error), GF_OK);
+    assert_int_equal(config.settle_lanes, 2);
+    assert_int_equal(config.catalogue_refresh, 90000);
+    assert_int_equal(load_text("[settle]\nlanes = 4\nretry_max = 5s\n", &config, &error), GF_OK);
+    assert_int_equal(config.settle_lanes, 4);
+    assert_int_equal(config.settle_retry_max, 5000);
+    assert_int_equal(load_text("[settle]\nlanes = 4\nlans = 5\n", &config, &error), GF_REJECT);
+    assert_non_null(strstr(error.text, ":3: unknown key settle.lans (did you mean lanes?)"));
+    assert_int_equal(load_text("[settle]\nlanes = 0\n", &config, &error), GF_REJECT);
+    assert_non_null(strstr(error.text, ":2: settle.lanes: 0 is out of range"));
+    assert_int_equal(load_text("[settle]\nretry_max = 5\n", &config, &error), GF_REJECT);
+    assert_int_equal(setenv("GIFTFLOW_SETTLE_LANES", "3", 1), 0);
+    assert_int_equal(load_text("[settle]\nlanes = 4\n", &config, &error), GF_OK);
+    assert_int_equal(config.settle_lanes, 3);
+    assert_int_equal(setenv("GIFTFLOW_SETTLE_LANES", "many", 1), 0);
+    assert_int_equal(gf_config_load(&config, NULL, &error), GF_REJECT);
+    assert_non_null(strstr(error.text, "GIFTFLOW_SETTLE_LANES"));
+    unsetenv("GIFTFLOW_SETTLE_LANES");
+    assert_int_equal(gf_config_load(&config, "/nonexistent", &error), GF_REJECT);
+}
+
+static void metrics_render_every_series_once(void **state)
+{
+    struct gf_buf out;
+
+    (void)state;
+    gf_buf_init(&out, 1 << 20);
+    gf_metric_add(GF_M_BATCHES, 3);
+    gf_histogram_observe_us(GF_H_SETTLE_SECONDS, 400);
+    gf_metrics_render("test", &out);
+    assert_true(gf_buf_ok(&out));
+    assert_non_null(strstr(out.data, "\ngiftflow_batches_total 3\n"));
+    assert_non_null(strstr(out.data, "giftflow_settle_batch_duration_seconds_bucket{le=\"0.00025\"} 0\n"));
+    assert_non_null(strstr(out.data, "giftflow_settle_batch_duration_seconds_bucket{le=\"0.0005\"} 1\n"));
+    assert_non_null(strstr(out.data, "giftflow_settle_batch_duration_seconds_count 1\n"));
+    gf_buf_free(&out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(numbers_are_strict),
+        cmocka_unit_test(share_is_floor_without_overflow),
+        cmocka_unit_test(murmur2_equals_java),
+        cmocka_unit_test(uuids_round_trip),
+        cmocka_unit_test(buffers_stop_at_their_maximum),
+        cmocka_unit_test(histogram_quantiles_are_close),
+        cmocka_unit_test(configuration_names_what_and_where),
+        cmocka_unit_test(metrics_render_every_series_once),
+    };
+    return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}
