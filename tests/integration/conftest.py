@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: one stack that all tests share, and private ones for tests that break things."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stack import Stack  # noqa: E402
+
+GIFTS = ((1, "Rose", 1), (22, "Heart", 90), (100, "Rocket", 5000))
+
+
+def add_gifts(stack):
+    """The catalogue that tests know: 1 Rose for 1 coin, 22 Heart for 90, 100 Rocket for 5000; half is the host's."""
+    for gift_id, name, price in GIFTS:
+        status, _, answer = stack.admin(
+            "POST", "/admin/v1/gifts", {"gift_id": gift_id, "name": name, "price": price, "share_bp": 5000, "cover_url": "", "effect_url": f"https://cdn.test/{gift_id}.webp"}
+        )  # fmt: skip
+        assert status in (200, 201), answer
+
+
+def finish(stack):
+    """Every stack ends the same way: all roles drain, and no log holds a failed assertion or a sanitizer's report."""
+    try:
+        stack.down(purge=False)
+        found = stack.bad_log_lines()
+    finally:
+        stack.dev("down", "--purge", check=False)
+    assert not found, "\n".join(found)
+
+
+@pytest.fixture(scope="session")
+def stack():
+    """Shared, with two ingests; tests leave its processes alone and use ids of their own (stack.new_user, stack.new_id). Its books are proved at the end."""
+    shared = Stack(roles={"ingest": 2})
+    try:
+        shared.up()
+        add_gifts(shared)
+        yield shared
+        shared.drain()
+        shared.verify()
+    finally:
+        finish(shared)
+
+
+@pytest.fixture
+def make_stack():
+    """make_stack(roles={...}, partitions=4, settings={...}, gifts=True): a stack of the test's own, to kill and starve."""
+    made = []
+
+    def make(gifts=True, **options):
+        private = Stack(**options)
+        made.append(private)
+        private.up()
+        if gifts:
+            add_gifts(private)
+        return private
+
+    yield make
+    errors = []
+    for private in made:
+        try:
+            finish(private)
+        except Exception as error:  # the others must be stopped too
+            errors.append(error)
+    if errors:
+        raise errors[0]
