@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One MySQL/MariaDB connection by the client library's blocking calls. See gf/sql.h for the contract.
+ * Owns the handle and its results. One thread per connection. Only API that MariaDB Connector/C and Oracle's libmysqlclient
+ * share is used; errors are told apart by number, never by text (texts differ between servers and versions). */
+#include <mysql.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gf/log.h"
+#include "gf/metrics.h"
+#include "gf/num.h"
+#include "gf/sql.h"
+
+#define STATEMENT_MAX (16u << 20) /* of gf_sql_execf and gf_sql_queryf; large statements are built in a gf_buf */
+
+enum {
+    ERR_DUPLICATE = 1062,
+    ERR_UNKNOWN_VARIABLE = 1193,
+    CLIENT_FIRST = 2000, /* 2000..2999: raised by the client library */
+    CLIENT_LAST = 2999,
+    CLIENT_PACKET_TOO_LARGE = 2020,
+};
+
+struct gf_sql {
+    MYSQL my;
+    bool lost;
+};
+
+struct gf_sql_result {
+    struct gf_sql *sql;
+    MYSQL_RES *res;
+    MYSQL_ROW row;
+    unsigned long *lengths;
+    int columns;
+    bool stored;
+};
+
+/* What a server error means. Numbers not listed are REJECT: the statement is at fault. */
+struct error_row {
+    int number;
+    enum gf_class class;
+    bool lost;
+};
+
+/* clang-format off */
+static const struct error_row error_rows[] = {
+    {1020, GF_RETRY, false}, /* record changed since last read (snapshot isolation) */
+    {1021, GF_RETRY, false}, /* disk full */
+    {1030, GF_RETRY, false}, /* storage engine error */
+    {1037, GF_RETRY, false}, /* out of memory */
+    {1038, GF_RETRY, false}, /* out of sort memory */
+    {1040, GF_RETRY, true},  /* too many connections */
+    {1041, GF_RETRY, false}, /* out of resources */
+    {1044, GF_FATAL, false}, /* access denied to database */
+    {1045, GF_FATAL, false}, /* access denied */
+    {1046, GF_FATAL, false}, /* no database */
+    {1047, GF_RETRY, true},  /* Galera: node not ready */
+    {1049, GF_FATAL, false}, /* unknown database */
+    {1053, GF_RETRY, true},  /* server shutdown */
+    {1054, GF_FATAL, false}, /* unknown column: schema and program differ */
+    {1079, GF_RETRY, true},  /* shutdown */
+    {1114, GF_RETRY, false}, /* table is full (disk) */
+    {1129, GF_RETRY, true},  /* host blocked */
+    {1142, GF_FATAL, false}, /* command denied */
+    {1143, GF_FATAL, false}, /* column denied */
+    {1146, GF_FATAL, false}, /* no such table */
+    {1152, GF_RETRY, true},  /* aborted connection */
+    {1153, GF_REJECT, true}, /* packet larger than max_allowed_packet: the server closes */
+    {1158, GF_RETRY, true},  /* network errors and time-outs of the server's side */
+    {1159, GF_RETRY, true},
+    {1160, GF_RETRY, true},
+    {1161, GF_RETRY, true},
+    {1180, GF_RETRY, false}, /* error during commit */
+    {1184, GF_RETRY, true},  /* aborting connection */
+    {1203, GF_RETRY, true},  /* too many connections of this user */
+    {1205, GF_RETRY, false}, /* lock wait time-out: rolls back the statement only */
+    {1206, GF_RETRY, false}, /* lock table full */
+    {1213, GF_RETRY, false}, /* deadlock: rolled back */
+    {1226, GF_RETRY, false}, /* user's resource limit */
+    {1290, GF_RETRY, true},  /* --read-only: no longer the primary */
+    {1317, GF_RETRY, false}, /* interrupted (KILL QUERY) */
+    {1637, GF_RETRY, false}, /* too many transactions */
+    {1792, GF_RETRY, true},  /* read-only transaction */
+    {1836, GF_RETRY, true},  /* read-only mode */
+    {1878, GF_RETRY, false}, /* temporary file write failure */
+    {1927, GF_RETRY, true},  /* MariaDB: connection was killed */
+    {1969, GF_RETRY, false}, /* MariaDB: max_statement_time */
+    {3024, GF_RETRY, false}, /* MySQL: max_execution_time */
+    {3100, GF_RETRY, false}, /* group replication: commit refused */
+    {3101, GF_RETRY, false}, /* group replication: rolled back by certification */
+    {4031, GF_RETRY, true},  /* MySQL: closed for inactivity */
+    {8002, GF_RETRY, false}, /* TiDB: write conflict and friends */
+    {8022, GF_RETRY, false},
+    {8028, GF_RETRY, false},
+    {9001, GF_RETRY, false},
+    {9002, GF_RETRY, false},
+    {9003, GF_RETRY, false},
+    {9004, GF_RETRY, false},
+    {9005, GF_RETRY, false},
+    {9007, GF_RETRY, false},
+};
+/* clang-format on */
+
+static struct error_row classify(int number)
+{
+    struct error_row row = {.number = number, .class = GF_REJECT, .lost = false};
+
+    if (number >= CLIENT_FIRST && number <= CLIENT_LAST) {
+        row.class = number == CLIENT_PACKET_TOO_LARGE ? GF_REJECT : GF_RETRY;
+        row.lost = true;
+        return row;
+    }
+    for (size_t i = 0; i < GF_COUNT(error_rows); i++)
+        if (error_rows[i].number == number)
+            return error_rows[i];
+    return row;
+}
+
+static enum gf_class fail(struct gf_sql *sql, struct gf_error *error_r)
+{
+    int number = (int)mysql_errno(&sql->my);
+    struct error_row row = classify(number);
+
+    if (number == 0) { /* a failure without a number: nothing is known about the connection any more */
+        row.class = GF_RETRY;
+        row.lost = true;
+    }
+    if (row.lost && !sql->lost) {
+        sql->lost = true;
+        gf_metric_add(GF_M_MYSQL_DOWN, 1);
+    }
+    return gf_fail(error_r, row.class, number, "mysql %d: %.180s", number, mysql_error(&sql->my));
+}
+
+void gf_sql_library_init(void)
+{
+    GF_ASSERT(mysql_library_init(0, NULL, NULL) == 0);
+}
+
+static enum gf_class set_options(struct gf_sql *sql, const struct gf_config *config, struct gf_error *error_r)
+{
+    unsigned connect_s = (unsigned)((config->mysql_connect_timeout + 999) / 1000);
+    unsigned io_s = (unsigned)((config->mysql_read_timeout + 999) / 1000);
+    unsigned no_local_infile = 0;
+    int bad = 0;
+
+    bad |= mysql_options(&sql->my, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s);
+    bad |= mysql_options(&sql->my, MYSQL_OPT_READ_TIMEOUT, &io_s);
+    bad |= mysql_options(&sql->my, MYSQL_OPT_WRITE_TIMEOUT, &io_s);
+    bad |= mysql_options(&sql->my, MYSQL_OPT_LOCAL_INFILE, &no_local_infile);
+    bad |= mysql_options(&sql->my, MYSQL_SET_CHARSET_NAME, "utf8mb4");
+    return bad ? gf_fail(error_r, GF_FATAL, 0, "mysql client refuses an option") : GF_OK;
+}
+
+/* A server that cannot be written to is no primary: settlement must not even read there (F7). */
+static enum gf_class check_writable(struct gf_sql *sql, struct gf_error *error_r)
+{
+    struct gf_sql_result *result = NULL;
+    enum gf_class class = gf_sql_queryf(sql, &result, error_r, "SELECT @@global.read_only");
+    bool read_only;
+
+    if (class != GF_OK)
+        return class;
+    read_only = gf_sql_next(result) && gf_sql_i64(result, 0) != 0;
+    gf_sql_result_free(&result);
+    return read_only ? gf_fail(error_r, GF_RETRY, 1290, "mysql server is read-only: not a primary") : GF_OK;
+}
+
+static enum gf_class set_session(struct gf_sql *sql, enum gf_sql_session session, struct gf_error *error_r)
+{
+    static const char *const plain[] = {
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone='+00:00', autocommit=1",
+        /* MariaDB turns IN lists of 1000 and more into a join that locks in list order; MySQL has no such variable. */
+        "SET SESSION in_predicate_conversion_threshold=0",
+    };
+    enum gf_class class;
+
+    for (size_t i = 0; i < GF_COUNT(plain); i++) {
+        class = gf_sql_exec(sql, plain[i], strlen(plain[i]), NULL, error_r);
+        if (class != GF_OK && mysql_errno(&sql->my) != ERR_UNKNOWN_VARIABLE)
+            return class;
+    }
+    if (session != GF_SQL_SETTLE)
+        return GF_OK;
+    /* F6: a stopped owner must not hold its locks longer than a take-over waits. */
+    class = gf_sql_execf(sql, error_r, "SET SESSION wait_timeout=10, net_read_timeout=10, net_write_timeout=10, "
+                                       "innodb_lock_wait_timeout=5");
+    return class == GF_OK ? check_writable(sql, error_r) : class;
+}
+
+/* The file's text without its trailing newline; an empty path is an empty password. */
+static enum gf_class read_password(const struct gf_config *config, char *password_r, size_t size, struct gf_error *error_r)
+{
+    size_t len;
+
+    password_r[0] = '\0';
+    if (config->mysql_password_file[0] == '\0')
+        return GF_OK;
+    return gf_config_secret(config->mysql_password_file, password_r, size, &len, error_r);
+}
+
+enum gf_class gf_sql_connect(const struct gf_config *config, enum gf_sql_session session, struct gf_sql **sql_r,
+                             struct gf_error *error_r)
+{
+    const char *socket = config->mysql_socket[0] != '\0' ? config->mysql_socket : NULL;
+    struct gf_sql *sql = gf_xcalloc(1, sizeof(*sql));
+    char password[256];
+    enum gf_class class;
+
+    GF_ASSERT(mysql_init(&sql->my) != NULL);
+    class = set_options(sql, config, error_r);
+    if (class == GF_OK)
+        class = read_password(config, password, sizeof(password), error_r);
+    if (class != GF_OK)
+        goto out;
+    if (mysql_real_connect(&sql->my, socket != NULL ? NULL : config->mysql_host, config->mysql_user, password,
+                           config->mysql_database, (unsigned)config->mysql_port, socket, 0) == NULL) {
+        /* Whatever the reason (down, starting, password just rotated): later it may work. */
+        (void)fail(sql, error_r);
+        class = GF_RETRY;
+        if (error_r != NULL)
+            error_r->class = GF_RETRY;
+        goto out;
+    }
+    class = set_session(sql, session, error_r);
+out:
+    explicit_bzero(password, sizeof(password));
+    if (class == GF_OK)
+        *sql_r = sql;
+    else
+        gf_sql_close(&sql);
+    return class;
+}
+
+void gf_sql_close(struct gf_sql **sql)
+{
+    if (sql == NULL || *sql == NULL)
+        return;
+    mysql_close(&(*sql)->my);
+    free(*sql);
+    *sql = NULL;
+}
+
+bool gf_sql_lost(const struct gf_sql *sql)
+{
+    return sql->lost;
+}
+
+enum gf_class gf_sql_ping(struct gf_sql *sql, struct gf_error *error_r)
+{
+    return mysql_ping(&sql->my) == 0 ? GF_OK : fail(sql, error_r);
+}
+
+enum gf_class gf_sql_exec(struct gf_sql *sql, const char *text, size_t len, int64_t *affected_r, struct gf_error *error_r)
+{
+    if (mysql_real_query(&sql->my, text, (unsigned long)len) != 0)
+        return fail(sql, error_r);
+    GF_ASSERT(mysql_field_count(&sql->my) == 0); /* a query belongs into gf_sql_query */
+    if (affected_r != NULL)
+        *affected_r = (int64_t)mysql_affected_rows(&sql->my);
+    return GF_OK;
+}
+
+static GF_PRINTF(2, 0) void format_statement(struct gf_buf *text, const char *fmt, va_list args)
+{
+    va_list again;
+    char *room;
+    int len;
+
+    va_copy(again, args);
+    len = vsnprintf(NULL, 0, fmt, again);
+    va_end(again);
+    GF_ASSERT(len >= 0 && (size_t)len < STATEMENT_MAX);
+    gf_buf_init(text, STATEMENT_MAX);
+    room = gf_buf_reserve(text, (size_t)len);
+    GF_ASSERT(room != NULL);
+    (void)vsnprintf(room, (size_t)len + 1, fmt, args);
+    text->len += (size_t)len;
+}
+
+enum gf_class gf_sql_execf(struct gf_sql *sql, struct gf_error *error_r, const char *fmt, ...)
+{
+    struct gf_buf text;
+    enum gf_class class;
+    va_list args;
+
+    va_start(args, fmt);
+    format_statement(&text, fmt, args);
+    va_end(args);
+    class = gf_sql_exec(sql, text.data, text.len, NULL, error_r);
+    gf_buf_free(&text);
+    return class;
+}
+
+static bool query(struct gf_sql *sql, const char *text, size_t len, bool stored, struct gf_sql_result **result_r)
+{
+    struct gf_sql_result *result;
+    MYSQL_RES *res;
+
+    if (mysql_real_query(&sql->my, text, (unsigned long)len) != 0)
+        return false;
+    res = stored ? mysql_store_result(&sql->my) : mysql_use_result(&sql->my);
+    if (res == NULL) {
+        GF_ASSERT(mysql_errno(&sql->my) != 0); /* a statement without a result belongs into gf_sql_exec */
+        return false;
+    }
+    result = gf_xcalloc(1, sizeof(*result));
+    result->sql = sql;
+    result->res = res;
+    result->stored = stored;
+    result->columns = (int)mysql_num_fields(res);
+    *result_r = result;
+    return true;
+}
+
+enum gf_class gf_sql_query(struct gf_sql *sql, const char *text, size_t len, struct gf_sql_result **result_r,
+                           struct gf_error *error_r)
+{
+    return query(sql, text, len, true, result_r) ? GF_OK : fail(sql, error_r);
+}
+
+enum gf_class gf_sql_stream(struct gf_sql *sql, const char *text, size_t len, struct gf_sql_result **result_r,
+                            struct gf_error *error_r)
+{
+    return query(sql, text, len, false, result_r) ? GF_OK : fail(sql, error_r);
+}
+
+enum gf_class gf_sql_queryf(struct gf_sql *sql, struct gf_sql_result **result_r, struct gf_error *error_r, const char *fmt,
+                            ...)
+{
+    struct gf_buf text;
+    enum gf_class class;
+    va_list args;
+
+    va_start(args, fmt);
+    format_statement(&text, fmt, args);
+    va_end(args);
+    class = gf_sql_query(sql, text.data, text.len, result_r, error_r);
+    gf_buf_free(&text);
+    return class;
+}
+
+int64_t gf_sql_result_count(const struct gf_sql_result *result)
+{
+    GF_ASSERT(result->stored);
+    return (int64_t)mysql_num_rows(result->res);
+}
+
+bool gf_sql_next(struct gf_sql_result *result)
+{
+    result->row = mysql_fetch_row(result->res);
+    result->lengths = result->row != NULL ? mysql_fetch_lengths(result->res) : NULL;
+    return result->row != NULL;
+}
+
+bool gf_sql_result_failed(struct gf_sql_result *result, struct gf_error *error_r)
+{
+    if (result->stored || mysql_errno(&result->sql->my) == 0)
+        return false;
+    (void)fail(result->sql, error_r);
+    return true;
+}
+
+bool gf_sql_is_null(const struct gf_sql_result *result, int column)
+{
+    GF_ASSERT(result->row != NULL && column >= 0 && column < result->columns);
+    return result->row[column] == NULL;
+}
+
+int64_t gf_sql_i64(const struct gf_sql_result *result, int column)
+{
+    int64_t value = 0;
+
+    if (gf_sql_is_null(result, column))
+        return 0;
+    GF_ASSERT(gf_num_parse_i64(result->row[column], (size_t)result->lengths[column], INT64_MIN, INT64_MAX, &value));
+    return value;
+}
+
+const char *gf_sql_bytes(const struct gf_sql_result *result, int column, size_t *len_r)
+{
+    if (gf_sql_is_null(result, column)) {
+        *len_r = 0;
+        return NULL;
+    }
+    *len_r = (size_t)result->lengths[column];
+    return result->row[column];
+}
+
+void gf_sql_uuid(const struct gf_sql_result *result, int column, struct gf_uuid *id_r)
+{
+    GF_ASSERT(!gf_sql_is_null(result, column) && result->lengths[column] == sizeof(id_r->b));
+    memcpy(id_r->b, result->row[column], sizeof(id_r->b));
+}
+
+void gf_sql_result_free(struct gf_sql_result **result)
+{
+    if (result == NULL || *result == NULL)
+        return;
+    mysql_free_result((*result)->res); /* a streamed result is read to its end here */
+    free(*result);
+    *result = NULL;
+}
+
+void gf_sql_add_text(struct gf_sql *sql, struct gf_buf *out, const char *text, size_t len)
+{
+    char *room;
+
+    gf_buf_addc(out, '\'');
+    room = gf_buf_reserve(out, 2 * len + 1);
+    if (room == NULL)
+        return; /* the buffer remembers its overflow */
+    out->len += mysql_real_escape_string(&sql->my, room, text, (unsigned long)len);
+    gf_buf_addc(out, '\'');
+}
+
+enum gf_class gf_sql_begin(struct gf_sql *sql, struct gf_error *error_r)
+{
+    return gf_sql_exec(sql, "BEGIN", 5, NULL, error_r);
+}
+
+enum gf_class gf_sql_commit(struct gf_sql *sql, struct gf_error *error_r)
+{
+    if (mysql_real_query(&sql->my, "COMMIT", 6) == 0)
+        return GF_OK;
+    (void)fail(sql, error_r);
+    if (error_r != NULL)
+        error_r->class = GF_UNCERTAIN;
+    return GF_UNCERTAIN;
+}
+
+void gf_sql_rollback(struct gf_sql *sql)
+{
+    struct gf_error error;
+
+    if (sql->lost || mysql_real_query(&sql->my, "ROLLBACK", 8) == 0)
+        return;
+    (void)fail(sql, &error);
+    sql->lost = true;
+    gf_log(GF_WARN, "rollback_failed", "error=\"%s\"", error.text);
+}
+
+bool gf_sql_is_duplicate(const struct gf_error *error)
+{
+    return error->native == ERR_DUPLICATE;
+}

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gf/sql.h against a real server: sessions, values, and above all the class of each error. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "mariadb.h"
+
+static struct mariadb db;
+
+static struct gf_sql *connect_as(enum gf_sql_session session)
+{
+    struct gf_sql *sql = NULL;
+    struct gf_error error;
+
+    assert_int_equal(gf_sql_connect(&db.config, session, &sql, &error), GF_OK);
+    return sql;
+}
+
+static void must(struct gf_sql *sql, const char *text)
+{
+    struct gf_error error = {0};
+
+    if (gf_sql_exec(sql, text, strlen(text), NULL, &error) != GF_OK)
+        fail_msg("%s: %s", text, error.text);
+}
+
+static enum gf_class try(struct gf_sql *sql, const char *text, struct gf_error *error_r)
+{
+    return gf_sql_exec(sql, text, strlen(text), NULL, error_r);
+}
+
+static int64_t value_of(struct gf_sql *sql, const char *text)
+{
+    struct gf_sql_result *result = NULL;
+    struct gf_error error;
+    int64_t value;
+
+    assert_int_equal(gf_sql_query(sql, text, strlen(text), &result, &error), GF_OK);
+    assert_true(gf_sql_next(result));
+    value = gf_sql_i64(result, 0);
+    gf_sql_result_free(&result);
+    return value;
+}
+
+static void a_settle_session_has_short_timeouts_and_strict_mode(void **state)
+{
+    struct gf_sql *sql = connect_as(GF_SQL_SETTLE);
+
+    (void)state;
+    assert_int_equal(value_of(sql, "SELECT @@wait_timeout"), 10);
+    assert_int_equal(value_of(sql, "SELECT @@net_read_timeout"), 10);
+    assert_int_equal(value_of(sql, "SELECT @@net_write_timeout"), 10);
+    assert_int_equal(value_of(sql, "SELECT @@innodb_lock_wait_timeout"), 5);
+    assert_int_equal(value_of(sql, "SELECT @@tx_isolation='READ-COMMITTED'"), 1);
+    assert_int_equal(value_of(sql, "SELECT @@sql_mode LIKE '%STRICT_ALL_TABLES%'"), 1);
+    assert_int_equal(value_of(sql, "SELECT @@time_zone='+00:00'"), 1);
+    assert_int_equal(value_of(sql, "SELECT @@in_predicate_conversion_threshold"), 0);
+    assert_int_equal(value_of(sql, "SELECT @@character_set_client='utf8mb4'"), 1);
+    gf_sql_close(&sql);
+    assert_null(sql);
+}
+
+static void values_come_back_as_they_went_in(void **state)
+{
+    struct gf_sql *sql = connect_as(GF_SQL_PLAIN);
+    struct gf_sql_result *result = NULL;
+    struct gf_error error;
+    struct gf_buf text;
+    struct gf_uuid id;
+    size_t len;
+
+    (void)state;
+    must(sql, "CREATE OR REPLACE TABLE v (id BINARY(16) NOT NULL, n BIGINT NULL, t VARCHAR(50)) CHARSET utf8mb4");
+    gf_buf_init(&text, 4096);
+    gf_buf_adds(&text, "INSERT INTO v VALUES (x'000102030405060708090a0b0c0d0e00', -9223372036854775808, ");
+    gf_sql_add_text(sql, &text, "a'b\\c\0d", 7);
+    gf_buf_adds(&text, "), (x'00', NULL, '')");
+    assert_true(gf_buf_ok(&text));
+    assert_int_equal(gf_sql_exec(sql, text.data, text.len, NULL, &error), GF_OK);
+    assert_int_equal(gf_sql_queryf(sql, &result, &error, "SELECT id, n, t FROM v ORDER BY id DESC"), GF_OK);
+    assert_int_equal(gf_sql_result_count(result), 2);
+    assert_true(gf_sql_next(result));
+    gf_sql_uuid(result, 0, &id);
+    assert_int_equal(id.b[14], 14);
+    assert_int_equal(id.b[15], 0);
+    assert_true(gf_sql_i64(result, 1) == INT64_MIN);
+    assert_memory_equal(gf_sql_bytes(result, 2, &len), "a'b\\c\0d", 7);
+    assert_int_equal(len, 7);
+    assert_true(gf_sql_next(result));
+    assert_true(gf_sql_is_null(result, 1));
+    assert_int_equal(gf_sql_i64(result, 1), 0);
+    assert_false(gf_sql_next(result));
+    assert_false(gf_sql_result_failed(result, &error));
+    gf_sql_result_free(&result);
+    gf_buf_free(&text);
+    gf_sql_close(&sql);
+}
+
+static void affected_counts_changed_rows_only(void **state)
+{
+    struct gf_sql *sql = connect_as(GF_SQL_PLAIN);
+    struct gf_error error;
+    int64_t affected = -1;
+
+    (void)state;
+    must(sql, "CREATE OR REPLACE TABLE a (id INT PRIMARY KEY, n INT)");
+    must(sql, "INSERT INTO a VALUES (1,1),(2,2),(3,3)");
+    assert_int_equal(gf_sql_exec(sql, "UPDATE a SET n=2", 16, &affected, &error), GF_OK);
+    assert_int_equal(affected, 2); /* row 2 was 2 already */
+    gf_sql_close(&sql);
+}
+
+static void data_errors_are_rejects_and_keep_the_connection(void **state)
+{
+    static const struct {
+        const char *text;
+        int native;
+    } rows[] = {
+        {"INSERT INTO e VALUES (1, 'x', 1)", 1062},          {"INSERT INTO e VALUES (2, 'x', -1)", 4025},
+        {"INSERT INTO e VALUES (3, 'xxxxx', 1)", 1406},      {"INSERT INTO e VALUES (99999999999, 'x', 1)", 1264},
+        {"INSERT INTO e VALUES (4, 'x', NULL)", 1048},       {"INSERT INTO e VALUES (5, 'x', 'abc')", 1366},
+        {"SELEC 1", 1064},
+    };
+    struct gf_sql *sql = connect_as(GF_SQL_SETTLE);
+    struct gf_error error;
+
+    (void)state;
+    must(sql, "CREATE OR REPLACE TABLE e (id INT PRIMARY KEY, t VARCHAR(3) NOT NULL, n INT NOT NULL, CHECK (n >= 0))");
+    must(sql, "INSERT INTO e VALUES (1, 'a', 1)");
+    for (size_t i = 0; i < GF_COUNT(rows); i++) {
+        assert_int_equal(try(sql, rows[i].text, &error), GF_REJECT);
+        assert_int_equal(error.native, rows[i].native);
+        assert_int_equal(error.class, GF_REJECT);
+        assert_int_equal(gf_sql_is_duplicate(&error), rows[i].native == 1062);
+        assert_false(gf_sql_lost(sql));
+    }
+    assert_int_equal(value_of(sql, "SELECT COUNT(*) FROM e"), 1);
+    gf_sql_close(&sql);
+}
+
+static void schema_errors_are_fatal_not_the_records_fault(void **state)
+{
+    struct gf_sql *sql = connect_as(GF_SQL_PLAIN);
+    struct gf_error error;
+
+    (void)state;
+    assert_int_equal(try(sql, "INSERT INTO no_such_table VALUES (1)", &error), GF_FATAL);
+    must(sql, "CREATE OR REPLACE TABLE f (id INT)");
+    assert_int_equal(try(sql, "UPDATE f SET no_such_column=1", &error), GF_FATAL);
+    gf_sql_close(&sql);
+}
+
+static void lock_waits_and_deadlocks_are_retries(void **state)
+{
+    struct gf_sql *a = connect_as(GF_SQL_SETTLE), *b = connect_as(GF_SQL_SETTLE);
+    struct gf_error error;
+
+    (void)state;
+    must(a, "CREATE OR REPLACE TABLE l (id INT PRIMARY KEY, n INT) ENGINE=InnoDB");
+    must(a, "INSERT INTO l VALUES (1,1),(2,2)");
+    must(b, "SET SESSION innodb_lock_wait_timeout=1");
+    assert_int_equal(gf_sql_begin(a, &error), GF_OK);
+    must(a, "UPDATE l SET n=n+1 WHERE id=1");
+    assert_int_equal(gf_sql_begin(b, &error), GF_OK);
+    assert_int_equal(try(b, "UPDATE l SET n=n+1 WHERE id=1", &error), GF_RETRY);
+    assert_int_equal(error.native, 1205);
+    assert_false(gf_sql_lost(b));
+    gf_sql_rollback(b);
+    assert_int_equal(gf_sql_commit(a, &error), GF_OK);
+    assert_int_equal(value_of(b, "SELECT n FROM l WHERE id=1"), 2);
+    gf_sql_close(&a);
+    gf_sql_close(&b);
+}
+
+static void a_killed_connection_is_lost_and_its_commit_uncertain(void **state)
+{
+    struct gf_sql *a = connect_as(GF_SQL_SETTLE), *b = connect_as(GF_SQL_PLAIN);
+    struct gf_error error;
+    int64_t id = value_of(a, "SELECT CONNECTION_ID()");
+
+    (void)state;
+    must(a, "CREATE OR REPLACE TABLE k (id INT PRIMARY KEY) ENGINE=InnoDB");
+    assert_int_equal(gf_sql_begin(a, &error), GF_OK);
+    must(a, "INSERT INTO k VALUES (1)");
+    assert_int_equal(gf_sql_execf(b, &error, "KILL %lld", (long long)id), GF_OK);
+    while (value_of(b, "SELECT COUNT(*) FROM information_schema.innodb_trx") != 0)
+        gf_clock_sleep_ms(10); /* the server rolls back on its own time */
+    assert_int_equal(gf_sql_commit(a, &error), GF_UNCERTAIN);
+    assert_int_equal(error.class, GF_UNCERTAIN);
+    assert_true(gf_sql_lost(a));
+    gf_sql_rollback(a); /* harmless on a lost connection */
+    assert_int_equal(gf_sql_ping(a, &error), GF_RETRY);
+    assert_int_equal(value_of(b, "SELECT COUNT(*) FROM k"), 0);
+    gf_sql_close(&a);
+    gf_sql_close(&b);
+}
+
+static void a_read_only_server_takes_no_settlement(void **state)
+{
+    struct gf_sql *plain = connect_as(GF_SQL_PLAIN), *user = NULL, *settle = NULL;
+    struct gf_error error;
+    struct gf_config config = db.config;
+
+    (void)state;
+    must(plain, "CREATE OR REPLACE USER small@localhost");
+    must(plain, "GRANT ALL ON giftflow.* TO small@localhost");
+    must(plain, "CREATE OR REPLACE TABLE ro (id INT PRIMARY KEY)");
+    gf_copy(config.mysql_user, sizeof(config.mysql_user), "small");
+    assert_int_equal(gf_sql_connect(&config, GF_SQL_SETTLE, &user, &error), GF_OK);
+    must(plain, "SET GLOBAL read_only=1");
+    assert_int_equal(try(user, "INSERT INTO ro VALUES (1)", &error), GF_RETRY); /* 1290: fail over, reconnect */
+    assert_true(gf_sql_lost(user));
+    assert_int_equal(gf_sql_connect(&config, GF_SQL_SETTLE, &settle, &error), GF_RETRY);
+    assert_null(settle);
+    must(plain, "SET GLOBAL read_only=0");
+    gf_sql_close(&user);
+    gf_sql_close(&plain);
+}
+
+static void streamed_rows_end_with_a_known_end(void **state)
+{
+    static const char text[] = "SELECT seq FROM seq_1_to_100000";
+    struct gf_sql *sql = connect_as(GF_SQL_PLAIN);
+    struct gf_sql_result *result = NULL;
+    struct gf_error error;
+    int64_t sum = 0;
+
+    (void)state;
+    assert_int_equal(gf_sql_stream(sql, text, strlen(text), &result, &error), GF_OK);
+    while (gf_sql_next(result))
+        sum += gf_sql_i64(result, 0);
+    assert_false(gf_sql_result_failed(result, &error));
+    gf_sql_result_free(&result);
+    assert_true(sum == INT64_C(5000050000));
+    gf_sql_close(&sql);
+}
+
+static void a_server_that_is_gone_is_a_retry(void **state)
+{
+    struct gf_sql *sql = connect_as(GF_SQL_PLAIN), *other = NULL;
+    struct gf_sql_result *result = NULL;
+    struct gf_error error;
+
+    (void)state;
+    mariadb_kill(&db);
+    assert_int_equal(gf_sql_queryf(sql, &result, &error, "SELECT 1"), GF_RETRY);
+    assert_true(gf_sql_lost(sql));
+    assert_int_equal(gf_sql_connect(&db.config, GF_SQL_PLAIN, &other, &error), GF_RETRY);
+    mariadb_launch(&db);
+    assert_int_equal(gf_sql_connect(&db.config, GF_SQL_PLAIN, &other, &error), GF_OK);
+    gf_sql_close(&other);
+    gf_sql_close(&sql);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    gf_sql_library_init();
+    (void)signal(SIGPIPE, SIG_IGN);
+    mariadb_start(&db);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    mariadb_stop(&db);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_settle_session_has_short_timeouts_and_strict_mode),
+        cmocka_unit_test(values_come_back_as_they_went_in),
+        cmocka_unit_test(affected_counts_changed_rows_only),
+        cmocka_unit_test(data_errors_are_rejects_and_keep_the_connection),
+        cmocka_unit_test(schema_errors_are_fatal_not_the_records_fault),
+        cmocka_unit_test(lock_waits_and_deadlocks_are_retries),
+        cmocka_unit_test(a_killed_connection_is_lost_and_its_commit_uncertain),
+        cmocka_unit_test(a_read_only_server_takes_no_settlement),
+        cmocka_unit_test(streamed_rows_end_with_a_known_end),
+        cmocka_unit_test(a_server_that_is_gone_is_a_retry),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
