@@ -63,10 +63,13 @@ struct gf_plan {
     int64_t debit, credit, host, platform;
 };
 
-/* commands[i].dead may be set by the plan for credits that name no row (NO_CREDIT, CREDIT_STATE): they are dead letters.
- * Asserts G1 before it returns. */
+/* `commands` is input->commands. commands[i].dead is set by the plan for credits that name no row or not their own
+ * (NO_CREDIT, CREDIT_STATE). A dead letter with a known id leaves a row internal_error (F1), except ID_REUSED and ids of
+ * version 8: those belong to credit rows, and a record that is not believed must not use one up (F2).
+ * The wallet of each believed credit must be in `wallets`. Asserts G1 before it returns. */
 void gf_settle_plan(const struct gf_plan_input *input, struct gf_command *commands, struct gf_plan *plan);
 
-/* The documented byte order of one trade row for batch.hash: big-endian fields in column order (see schemas/sql). */
-#define GF_TRADE_BYTES 180
+/* The documented byte order of one trade row for batch.hash: columns in the table's order, integers big-endian and as wide
+ * as their column, `ref` as a presence byte and 16 bytes. Always GF_TRADE_BYTES long. */
+#define GF_TRADE_BYTES 153
 size_t gf_trade_bytes(int32_t log, const struct gf_trade *trade, uint8_t bytes_r[GF_TRADE_BYTES]);
