@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Blocking questions to the cluster: topics, partition counts, watermarks. One handle, any thread at a time; every call
+ * ends within CALL_MS. The handle is a consumer without a group: unlike a producer's, its metadata requests never create
+ * topics. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gf/clock.h"
+#include "gf/kafka.h"
+#include "kafka_internal.h"
+
+#define CALL_MS 5000
+#define CREATE_MS 15000
+
+struct gf_kafka_admin {
+    rd_kafka_t *rk;
+    rd_kafka_queue_t *queue;
+};
+
+enum gf_class gf_kafka_admin_create(const struct gf_config *config, struct gf_kafka_admin **admin_r,
+                                    struct gf_error *error_r)
+{
+    rd_kafka_conf_t *conf = NULL;
+    char text[200];
+    enum gf_class class = gf_kafka_conf_new(config, &conf, error_r);
+    rd_kafka_t *rk;
+
+    if (class != GF_OK)
+        return class;
+    rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+    if (rk == NULL) {
+        rd_kafka_conf_destroy(conf);
+        return gf_fail(error_r, GF_FATAL, errno, "kafka admin: %s", text);
+    }
+    *admin_r = gf_xcalloc(1, sizeof(**admin_r));
+    (*admin_r)->rk = rk;
+    (*admin_r)->queue = rd_kafka_queue_new(rk);
+    return GF_OK;
+}
+
+void gf_kafka_admin_close(struct gf_kafka_admin **admin)
+{
+    if (*admin == NULL)
+        return;
+    rd_kafka_queue_destroy((*admin)->queue);
+    rd_kafka_destroy((*admin)->rk);
+    free(*admin);
+    *admin = NULL;
+}
+
+enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char *topic, int *partitions_r,
+                                        struct gf_error *error_r)
+{
+    const struct rd_kafka_metadata *metadata;
+    rd_kafka_topic_t *handle = rd_kafka_topic_new(admin->rk, topic, NULL);
+    enum gf_class class = GF_OK;
+    rd_kafka_resp_err_t err;
+
+    if (handle == NULL)
+        return gf_fail(error_r, GF_REJECT, errno, "kafka: '%s' cannot be a topic's name", topic);
+    err = rd_kafka_metadata(admin->rk, 0, handle, &metadata, CALL_MS);
+    rd_kafka_topic_destroy(handle);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return gf_kafka_fail(error_r, err, "metadata");
+    if (metadata->topic_cnt != 1)
+        class = gf_fail(error_r, GF_RETRY, 0, "kafka: no metadata for topic %s", topic);
+    else if (metadata->topics[0].err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        class = gf_kafka_fail(error_r, metadata->topics[0].err, topic);
+    else
+        *partitions_r = metadata->topics[0].partition_cnt;
+    rd_kafka_metadata_destroy(metadata);
+    return class;
+}
+
+enum gf_class gf_kafka_watermarks(struct gf_kafka_admin *admin, const char *topic, int32_t partition, int64_t *low_r,
+                                  int64_t *high_r, struct gf_error *error_r)
+{
+    int64_t low, high;
+    rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(admin->rk, topic, partition, &low, &high, CALL_MS);
+
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return gf_kafka_fail(error_r, err, "watermarks");
+    *low_r = low;
+    *high_r = high;
+    return GF_OK;
+}
+
+/* Sends the request and waits for its one result event; NULL when none came in time. */
+static rd_kafka_event_t *request_create(struct gf_kafka_admin *admin, rd_kafka_NewTopic_t *topic)
+{
+    rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(admin->rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+    rd_kafka_resp_err_t err;
+    char text[200];
+
+    err = rd_kafka_AdminOptions_set_request_timeout(options, CREATE_MS, text, sizeof(text));
+    GF_ASSERT(err == RD_KAFKA_RESP_ERR_NO_ERROR);
+    err = rd_kafka_AdminOptions_set_operation_timeout(options, CALL_MS, text, sizeof(text));
+    GF_ASSERT(err == RD_KAFKA_RESP_ERR_NO_ERROR);
+    rd_kafka_CreateTopics(admin->rk, &topic, 1, options, admin->queue);
+    rd_kafka_AdminOptions_destroy(options);
+    return rd_kafka_queue_poll(admin->queue, CREATE_MS + 1000);
+}
+
+/* The topic's own error, else the request's. */
+static rd_kafka_resp_err_t create_result(rd_kafka_event_t *event, char *text_r, size_t size)
+{
+    const rd_kafka_topic_result_t **topics;
+    const char *text = rd_kafka_event_error_string(event);
+    rd_kafka_resp_err_t err = rd_kafka_event_error(event);
+    size_t count = 0;
+
+    if (err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        topics = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &count);
+        GF_ASSERT(count == 1);
+        err = rd_kafka_topic_result_error(topics[0]);
+        text = rd_kafka_topic_result_error_string(topics[0]);
+    }
+    snprintf(text_r, size, "%s", text != NULL ? text : rd_kafka_err2str(err));
+    return err;
+}
+
+/* A new topic is seen by all brokers a little later than its creation is answered. */
+static enum gf_class await_partitions(struct gf_kafka_admin *admin, const struct gf_kafka_topic_spec *spec,
+                                      struct gf_error *error_r)
+{
+    int64_t deadline_ms = gf_clock_mono_ms() + CALL_MS;
+    enum gf_class class;
+    int partitions = 0;
+
+    while ((class = gf_kafka_topic_partitions(admin, spec->name, &partitions, error_r)) == GF_RETRY &&
+           gf_clock_mono_ms() < deadline_ms)
+        gf_clock_sleep_ms(50);
+    if (class == GF_OK && partitions != spec->partitions)
+        return gf_fail(error_r, GF_REJECT, 0, "kafka: topic %s has %d partitions, not %d", spec->name, partitions,
+                       spec->partitions);
+    return class;
+}
+
+enum gf_class gf_kafka_topic_create(struct gf_kafka_admin *admin, const struct gf_kafka_topic_spec *spec, bool *created_r,
+                                    struct gf_error *error_r)
+{
+    char text[200] = "";
+    rd_kafka_NewTopic_t *topic =
+        rd_kafka_NewTopic_new(spec->name, spec->partitions, spec->replication, text, sizeof(text));
+    rd_kafka_resp_err_t err;
+    rd_kafka_event_t *event;
+    enum gf_class class;
+
+    if (topic == NULL)
+        return gf_fail(error_r, GF_REJECT, 0, "kafka: topic %s: %s", spec->name, text);
+    for (size_t i = 0; spec->settings != NULL && spec->settings[i] != NULL; i += 2) {
+        err = rd_kafka_NewTopic_set_config(topic, spec->settings[i], spec->settings[i + 1]);
+        GF_ASSERT(err == RD_KAFKA_RESP_ERR_NO_ERROR);
+    }
+    event = request_create(admin, topic);
+    rd_kafka_NewTopic_destroy(topic);
+    if (event == NULL)
+        return gf_fail(error_r, GF_RETRY, 0, "kafka: topic %s: no answer", spec->name);
+    text[0] = '\0';
+    err = create_result(event, text, sizeof(text));
+    rd_kafka_event_destroy(event);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR && err != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) {
+        class = gf_kafka_fail(error_r, err, spec->name);
+        return gf_fail(error_r, class, (int)err, "kafka: topic %s: %s", spec->name, text);
+    }
+    class = await_partitions(admin, spec, error_r);
+    if (class == GF_OK)
+        *created_r = err == RD_KAFKA_RESP_ERR_NO_ERROR;
+    return class;
+}

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Group member with one queue per assigned partition.
+ * Owns: the handle, the queues, one eventfd that all queues write. Threads: one thread owns a consumer and makes every call.
+ * The eventfd is written only when a queue goes from empty to not empty: gf_kafka_consumer_serve clears it before it looks,
+ * and a caller that takes less than everything must come again by itself: nothing wakes it for what it left behind.
+ * Failures: what a partition's log breaks (offset out of range) stops that partition and calls on_broken; the group's
+ * transient errors are RETRY; only a fatal client error or an authorisation error is FATAL. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "gf/kafka.h"
+#include "gf/log.h"
+#include "kafka_internal.h"
+
+#define TAKE_CHUNK 512
+#define SEEK_TIMEOUT_MS 5000
+#define COMMITTED_TIMEOUT_MS 5000
+
+struct part {
+    int32_t partition;
+    rd_kafka_queue_t *queue;
+    bool stopped;   /* broken, or a seek did not finish: nothing is taken */
+    bool from_group; /* started at GF_KAFKA_STORED: an offset out of range goes to the end instead of on_broken */
+};
+
+struct gf_kafka_consumer {
+    rd_kafka_t *rk;
+    rd_kafka_queue_t *events; /* rebalances, errors */
+    rd_kafka_topic_t *topic;
+    struct part *parts;
+    int part_count;
+    int fd;
+    bool fatal;
+    gf_kafka_assign_fn on_assign;
+    gf_kafka_revoke_fn on_revoke;
+    gf_kafka_broken_fn on_broken;
+    void *ctx;
+};
+
+static struct part *find_part(struct gf_kafka_consumer *consumer, int32_t partition)
+{
+    for (int i = 0; i < consumer->part_count; i++)
+        if (consumer->parts[i].partition == partition)
+            return &consumer->parts[i];
+    return NULL;
+}
+
+static void break_part(struct gf_kafka_consumer *consumer, struct part *part, const char *reason)
+{
+    part->stopped = true;
+    gf_log(GF_ERROR, "partition_broken", "topic=%s partition=%" PRId32 " reason=\"%s\"",
+           rd_kafka_topic_name(consumer->topic), part->partition, reason);
+    if (consumer->on_broken != NULL)
+        consumer->on_broken(consumer->ctx, part->partition, reason);
+}
+
+/* The group's committed offset, else the end. A failed look-up leaves the choice to librdkafka. */
+static int64_t stored_offset(struct gf_kafka_consumer *consumer, int32_t partition)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    int64_t offset = RD_KAFKA_OFFSET_STORED;
+
+    rd_kafka_topic_partition_list_add(list, rd_kafka_topic_name(consumer->topic), partition);
+    if (rd_kafka_committed(consumer->rk, list, COMMITTED_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR &&
+        list->elems[0].err == RD_KAFKA_RESP_ERR_NO_ERROR)
+        offset = list->elems[0].offset >= 0 ? list->elems[0].offset : RD_KAFKA_OFFSET_END;
+    rd_kafka_topic_partition_list_destroy(list);
+    return offset;
+}
+
+/* The queue is taken out of the consumer's own before rd_kafka_assign: afterwards it would lose a race with the fetcher. */
+static void open_part(struct gf_kafka_consumer *consumer, int32_t partition, bool from_group)
+{
+    struct part *part = &consumer->parts[consumer->part_count++];
+
+    memset(part, 0, sizeof(*part));
+    part->partition = partition;
+    part->from_group = from_group;
+    part->queue = rd_kafka_queue_get_partition(consumer->rk, rd_kafka_topic_name(consumer->topic), partition);
+    GF_ASSERT(part->queue != NULL);
+    rd_kafka_queue_forward(part->queue, NULL);
+    gf_kafka_queue_wake(part->queue, consumer->fd);
+}
+
+static void close_parts(struct gf_kafka_consumer *consumer)
+{
+    for (int i = 0; i < consumer->part_count; i++) {
+        gf_kafka_queue_hush(consumer->parts[i].queue);
+        rd_kafka_queue_destroy(consumer->parts[i].queue);
+    }
+    consumer->part_count = 0;
+}
+
+static void assign_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topic_partition_list_t *offered)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(offered->cnt);
+    rd_kafka_resp_err_t err;
+
+    GF_ASSERT(consumer->part_count == 0); /* eager: everything was revoked before */
+    consumer->parts = gf_xrealloc(consumer->parts, sizeof(consumer->parts[0]) * (size_t)(offered->cnt + 1));
+    for (int i = 0; i < offered->cnt; i++) {
+        int32_t partition = offered->elems[i].partition;
+        int64_t offset = consumer->on_assign(consumer->ctx, partition);
+        bool from_group = offset == GF_KAFKA_STORED;
+
+        if (offset == GF_KAFKA_SKIP)
+            continue;
+        GF_ASSERT(offset >= 0 || offset == GF_KAFKA_BEGINNING || from_group);
+        if (from_group)
+            offset = stored_offset(consumer, partition);
+        open_part(consumer, partition, from_group);
+        rd_kafka_topic_partition_list_add(list, offered->elems[i].topic, partition)->offset = offset;
+    }
+    err = rd_kafka_assign(consumer->rk, list);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        gf_log(GF_ERROR, "assign_failed", "error=\"%s\"", rd_kafka_err2str(err));
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+static void revoke_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topic_partition_list_t *list)
+{
+    bool lost = rd_kafka_assignment_lost(consumer->rk) != 0;
+    rd_kafka_resp_err_t err;
+
+    for (int i = 0; i < list->cnt && consumer->on_revoke != NULL; i++)
+        if (find_part(consumer, list->elems[i].partition) != NULL)
+            consumer->on_revoke(consumer->ctx, list->elems[i].partition, lost);
+    close_parts(consumer);
+    err = rd_kafka_assign(consumer->rk, NULL);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        gf_log(GF_ERROR, "revoke_failed", "error=\"%s\"", rd_kafka_err2str(err));
+}
+
+static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err, rd_kafka_topic_partition_list_t *list, void *opaque)
+{
+    struct gf_kafka_consumer *consumer = opaque;
+
+    (void)rk;
+    if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
+        assign_parts(consumer, list);
+        return;
+    }
+    if (err != RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS)
+        gf_log(GF_ERROR, "rebalance_failed", "error=\"%s\"", rd_kafka_err2str(err));
+    revoke_parts(consumer, list);
+}
+
+static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
+{
+    struct gf_kafka_consumer *consumer = opaque;
+
+    (void)rk;
+    if (err == RD_KAFKA_RESP_ERR__FATAL)
+        consumer->fatal = true;
+    gf_log(GF_WARN, "kafka_consumer_failed", "error=\"%s\" reason=\"%s\"", rd_kafka_err2str((rd_kafka_resp_err_t)err),
+           reason);
+}
+
+static enum gf_class make_conf(const struct gf_config *config, const struct gf_kafka_consumer_opts *opts,
+                               rd_kafka_conf_t **conf_r, struct gf_error *error_r)
+{
+    const char *const settings[][2] = {
+        {"group.id", opts->group},
+        {"client.id", opts->client_id},
+        {"enable.auto.commit", "false"},
+        {"enable.auto.offset.store", "false"},
+        {"auto.offset.reset", "error"},             /* an offset that is gone must be loud, never a silent jump */
+        {"partition.assignment.strategy", "range"}, /* cooperative hangs and crashes in 2.0.2 */
+        {"max.poll.interval.ms", "300000"},
+        {"fetch.wait.max.ms", "20"}, /* a partition that is added meanwhile waits at most this long */
+        {"fetch.error.backoff.ms", "100"},
+        {"queued.min.messages", "100000"}, /* less means 1 s fetch pauses in 2.0.2; bytes are the real bound */
+        {"check.crcs", "true"},
+    };
+    rd_kafka_conf_t *conf;
+    enum gf_class class = gf_kafka_conf_new(config, &conf, error_r);
+    int64_t heartbeat_ms = config->kafka_session_timeout / 5;
+
+    if (class != GF_OK)
+        return class;
+    for (size_t i = 0; i < GF_COUNT(settings) && class == GF_OK; i++)
+        class = gf_kafka_conf_set(conf, settings[i][0], settings[i][1], error_r);
+    if (class != GF_OK) {
+        rd_kafka_conf_destroy(conf);
+        return class;
+    }
+    gf_kafka_conf_set_i64(conf, "session.timeout.ms", config->kafka_session_timeout);
+    gf_kafka_conf_set_i64(conf, "heartbeat.interval.ms", heartbeat_ms > 3000 ? 3000 : heartbeat_ms);
+    gf_kafka_conf_set_i64(conf, "queued.max.messages.kbytes", opts->queue_bytes < 1024 ? 1 : opts->queue_bytes / 1024);
+    rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
+    rd_kafka_conf_set_error_cb(conf, on_error);
+    *conf_r = conf;
+    return GF_OK;
+}
+
+static enum gf_class subscribe(struct gf_kafka_consumer *consumer, const char *topic, struct gf_error *error_r)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_resp_err_t err;
+
+    rd_kafka_topic_partition_list_add(list, topic, RD_KAFKA_PARTITION_UA);
+    err = rd_kafka_subscribe(consumer->rk, list);
+    rd_kafka_topic_partition_list_destroy(list);
+    return err == RD_KAFKA_RESP_ERR_NO_ERROR ? GF_OK : gf_kafka_fail(error_r, err, "subscribe");
+}
+
+enum gf_class gf_kafka_consumer_create(const struct gf_config *config, const struct gf_kafka_consumer_opts *opts,
+                                       struct gf_kafka_consumer **consumer_r, struct gf_error *error_r)
+{
+    struct gf_kafka_consumer *consumer = NULL;
+    rd_kafka_conf_t *conf = NULL;
+    enum gf_class class;
+    char text[200];
+
+    GF_ASSERT(opts->on_assign != NULL);
+    class = make_conf(config, opts, &conf, error_r);
+    if (class != GF_OK)
+        return class;
+    consumer = gf_xcalloc(1, sizeof(*consumer));
+    rd_kafka_conf_set_opaque(conf, consumer);
+    consumer->fd = -1;
+    consumer->on_assign = opts->on_assign;
+    consumer->on_revoke = opts->on_revoke;
+    consumer->on_broken = opts->on_broken;
+    consumer->ctx = opts->ctx;
+    consumer->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+    if (consumer->rk == NULL) {
+        rd_kafka_conf_destroy(conf); /* taken only on success */
+        free(consumer);
+        return gf_fail(error_r, GF_FATAL, errno, "kafka consumer: %s", text);
+    }
+    consumer->fd = gf_kafka_eventfd();
+    consumer->topic = rd_kafka_topic_new(consumer->rk, opts->topic, NULL);
+    GF_ASSERT(consumer->topic != NULL);
+    (void)rd_kafka_poll_set_consumer(consumer->rk);
+    consumer->events = rd_kafka_queue_get_consumer(consumer->rk);
+    gf_kafka_queue_wake(consumer->events, consumer->fd);
+    class = subscribe(consumer, opts->topic, error_r);
+    if (class != GF_OK) {
+        gf_kafka_consumer_close(&consumer);
+        return class;
+    }
+    *consumer_r = consumer;
+    return GF_OK;
+}
+
+int gf_kafka_consumer_fd(const struct gf_kafka_consumer *consumer) { return consumer->fd; }
+
+enum gf_class gf_kafka_consumer_serve(struct gf_kafka_consumer *consumer, struct gf_error *error_r)
+{
+    enum gf_class class = GF_OK;
+    rd_kafka_message_t *message;
+
+    gf_kafka_eventfd_clear(consumer->fd);
+    while ((message = rd_kafka_consumer_poll(consumer->rk, 0)) != NULL) {
+        if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+            struct part *part = find_part(consumer, message->partition);
+
+            /* Partitions have their own queues; a record here would be missing there. Never go on past it. */
+            if (part != NULL)
+                break_part(consumer, part, "record outside its partition's queue");
+        } else if (message->err != RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+            class = gf_kafka_fail(error_r, message->err, "group");
+        }
+        rd_kafka_message_destroy(message);
+    }
+    if (consumer->fatal)
+        return gf_fail(error_r, GF_FATAL, (int)RD_KAFKA_RESP_ERR__FATAL, "kafka: the group member cannot go on");
+    return class;
+}
+
+static void handle_error(struct gf_kafka_consumer *consumer, struct part *part, const rd_kafka_message_t *message)
+{
+    struct gf_error error;
+
+    if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+        return;
+    if (message->err != RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET && message->err != RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE) {
+        gf_log(GF_WARN, "partition_read_failed", "partition=%" PRId32 " error=\"%s\"", part->partition,
+               rd_kafka_err2str(message->err));
+        return; /* librdkafka goes on fetching by itself */
+    }
+    if (!part->from_group) {
+        break_part(consumer, part, rd_kafka_message_errstr(message));
+        return;
+    }
+    gf_log(GF_WARN, "partition_skipped_to_end", "partition=%" PRId32 " reason=\"%s\"", part->partition,
+           rd_kafka_message_errstr(message));
+    if (gf_kafka_consumer_seek(consumer, part->partition, RD_KAFKA_OFFSET_END, &error) != GF_OK)
+        break_part(consumer, part, error.text);
+}
+
+static void fill(struct gf_kafka_message *message, rd_kafka_message_t *native)
+{
+    rd_kafka_timestamp_type_t type;
+
+    message->partition = native->partition;
+    message->offset = native->offset;
+    message->timestamp_ms = rd_kafka_message_timestamp(native, &type);
+    message->key = native->key;
+    message->key_len = native->key_len;
+    message->value = native->payload;
+    message->value_len = native->len;
+    message->native = native;
+}
+
+int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition, struct gf_kafka_message *messages_r,
+                           int max)
+{
+    rd_kafka_message_t *natives[TAKE_CHUNK];
+    struct part *part = find_part(consumer, partition);
+    int count = 0;
+
+    while (part != NULL && !part->stopped && count < max) {
+        int want = max - count < TAKE_CHUNK ? max - count : TAKE_CHUNK;
+        /* Timeout 0: the call would otherwise wait out its whole time unless the array fills. */
+        ssize_t got = rd_kafka_consume_batch_queue(part->queue, 0, natives, (size_t)want);
+
+        for (ssize_t i = 0; i < got; i++) {
+            if (natives[i]->err == RD_KAFKA_RESP_ERR_NO_ERROR && !part->stopped) {
+                fill(&messages_r[count++], natives[i]);
+                continue;
+            }
+            if (!part->stopped)
+                handle_error(consumer, part, natives[i]);
+            rd_kafka_message_destroy(natives[i]);
+        }
+        if (got < want)
+            break;
+    }
+    return count;
+}
+
+void gf_kafka_batch_free(struct gf_kafka_message *messages, int count)
+{
+    for (int i = 0; i < count; i++) {
+        rd_kafka_message_destroy(messages[i].native);
+        messages[i].native = NULL;
+    }
+}
+
+const char *gf_kafka_message_header(const struct gf_kafka_message *message, const char *name, size_t *len_r)
+{
+    rd_kafka_headers_t *headers;
+    const void *value;
+
+    if (rd_kafka_message_headers(message->native, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+        rd_kafka_header_get_last(headers, name, &value, len_r) != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return NULL;
+    return value;
+}
+
+enum gf_class gf_kafka_consumer_seek(struct gf_kafka_consumer *consumer, int32_t partition, int64_t offset,
+                                     struct gf_error *error_r)
+{
+    struct part *part = find_part(consumer, partition);
+    rd_kafka_resp_err_t err;
+
+    if (part == NULL)
+        return gf_fail(error_r, GF_REJECT, 0, "kafka seek: partition %" PRId32 " is not assigned", partition);
+    /* Waits for its answer, so that no record from before the seek can be taken afterwards. The newer call's time-out is
+     * broken in 2.0.2. */
+    err = rd_kafka_seek(consumer->topic, partition, offset, SEEK_TIMEOUT_MS);
+    part->stopped = err != RD_KAFKA_RESP_ERR_NO_ERROR;
+    return err == RD_KAFKA_RESP_ERR_NO_ERROR ? GF_OK : gf_kafka_fail(error_r, err, "seek");
+}
+
+void gf_kafka_consumer_commit(struct gf_kafka_consumer *consumer, int32_t partition, int64_t next_offset)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_resp_err_t err;
+
+    rd_kafka_topic_partition_list_add(list, rd_kafka_topic_name(consumer->topic), partition)->offset = next_offset;
+    err = rd_kafka_commit(consumer->rk, list, 1);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        gf_log(GF_DEBUG, "offset_commit_failed", "partition=%" PRId32 " error=\"%s\"", partition, rd_kafka_err2str(err));
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+void gf_kafka_consumer_close(struct gf_kafka_consumer **consumer)
+{
+    struct gf_kafka_consumer *old = *consumer;
+
+    if (old == NULL)
+        return;
+    *consumer = NULL;
+    /* Our reference to the event queue must go first, or close waits for ever. */
+    gf_kafka_queue_hush(old->events);
+    rd_kafka_queue_destroy(old->events);
+    (void)rd_kafka_consumer_close(old->rk); /* revoke callbacks run inside; an error only means that leaving was not told */
+    close_parts(old);
+    rd_kafka_topic_destroy(old->topic);
+    rd_kafka_destroy(old->rk);
+    close(old->fd);
+    free(old->parts);
+    free(old);
+}
