@@ -43,7 +43,7 @@ struct gf_redis_sync;
 GF_NODISCARD enum gf_class gf_redis_sync_connect(const struct gf_config *config, struct gf_redis_sync **redis_r,
                                                  struct gf_error *error_r);
 void gf_redis_sync_close(struct gf_redis_sync **redis);
-/* Appends to the pipeline; nothing is sent before gf_redis_sync_reply or gf_redis_sync_flush. */
+/* Appends to the pipeline; nothing is sent before gf_redis_sync_reply, which must be called once for each. */
 void gf_redis_sync_command(struct gf_redis_sync *redis, const struct gf_redis_arg *args, size_t count);
 void gf_redis_sync_script(struct gf_redis_sync *redis, enum gf_script script, const struct gf_redis_arg *args, size_t count,
                           size_t key_count);

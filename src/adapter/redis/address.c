@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* redis://host[:port] and unix:///path; see address.h. */
+#include "address.h"
+
+#include <string.h>
+
+#include "gf/num.h"
+
+#define DEFAULT_PORT 6379
+
+static enum gf_class parse_tcp(const char *text, struct gf_redis_address *address_r, struct gf_error *error_r)
+{
+    const char *end = text + strcspn(text, "/"), *colon = NULL;
+    struct gf_redis_address address = {.port = DEFAULT_PORT};
+    int64_t port;
+
+    for (const char *at = text; at < end; at++)
+        if (*at == ':')
+            colon = at;
+    if (memchr(text, '@', (size_t)(end - text)))
+        return gf_fail(error_r, GF_REJECT, 0, "redis.url: no password in the address, use redis.password_file");
+    if (colon) {
+        if (!gf_num_parse_i64(colon + 1, (size_t)(end - colon - 1), 1, 65535, &port))
+            return gf_fail(error_r, GF_REJECT, 0, "redis.url: bad port");
+        address.port = (int)port;
+        end = colon;
+    }
+    if (end == text || (size_t)(end - text) >= sizeof(address.host))
+        return gf_fail(error_r, GF_REJECT, 0, "redis.url: bad host");
+    memcpy(address.host, text, (size_t)(end - text));
+    *address_r = address;
+    return GF_OK;
+}
+
+enum gf_class gf_redis_address_parse(const char *url, struct gf_redis_address *address_r, struct gf_error *error_r)
+{
+    if (strncmp(url, "redis://", 8) == 0)
+        return parse_tcp(url + 8, address_r, error_r);
+    if (strncmp(url, "unix://", 7) == 0 && url[7] == '/' && strlen(url + 7) < sizeof(address_r->host)) {
+        gf_copy(address_r->host, sizeof(address_r->host), url + 7);
+        address_r->port = 0;
+        return GF_OK;
+    }
+    return gf_fail(error_r, GF_REJECT, 0, "redis.url: redis://host:port or unix:///path is wanted");
+}
+
+enum gf_class gf_redis_password(const struct gf_config *config, char *password_r, size_t size, struct gf_error *error_r)
+{
+    size_t len;
+
+    password_r[0] = '\0';
+    if (config->redis_password_file[0] == '\0')
+        return GF_OK;
+    return gf_config_secret(config->redis_password_file, password_r, size, &len, error_r);
+}

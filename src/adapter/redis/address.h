@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Where Redis is and what it wants to hear first, from the configuration. */
+#include "gf/config.h"
+
+#define GF_REDIS_HOST_MAX 256
+
+struct gf_redis_address {
+    char host[GF_REDIS_HOST_MAX]; /* or the path of a unix socket */
+    int port;                     /* 0: unix socket */
+};
+
+GF_NODISCARD enum gf_class gf_redis_address_parse(const char *url, struct gf_redis_address *address_r,
+                                                  struct gf_error *error_r);
+/* Empty password_r without a file; read anew for each connect, so that a changed secret needs no restart. */
+GF_NODISCARD enum gf_class gf_redis_password(const struct gf_config *config, char *password_r, size_t size,
+                                             struct gf_error *error_r);

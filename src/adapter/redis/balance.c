@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Arguments and replies of the balance scripts; see gf/balance.h. */
+#include "gf/balance.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gf/num.h"
+
+#define WALLET_TTL_MS (15 * 60 * 1000)
+#define LOADED_FRESH_MS 5000             /* what a reader said */
+#define PUBLISHED_FRESH_MS (10 * 60 * 1000) /* what settlement said: it will say so again when it changes */
+#define NUMBER_MAX 24
+
+/* ---- keys ------------------------------------------------------------------------------------------------------ */
+
+size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id)
+{
+    int len = snprintf(key_r, GF_KEY_MAX, "gf%" PRId64 ":{u:%" PRId64 "}:w", epoch, user_id);
+
+    GF_ASSERT(len > 0 && len < GF_KEY_MAX);
+    return (size_t)len;
+}
+
+size_t gf_key_marker(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const struct gf_uuid *request_id)
+{
+    char id[GF_UUID_TEXT + 1];
+    int len;
+
+    gf_uuid_format(request_id, id);
+    len = snprintf(key_r, GF_KEY_MAX, "gf%" PRId64 ":{u:%" PRId64 "}:q:%s", epoch, user_id, id);
+    GF_ASSERT(len > 0 && len < GF_KEY_MAX);
+    return (size_t)len;
+}
+
+size_t gf_key_click(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const char *fp)
+{
+    int len = snprintf(key_r, GF_KEY_MAX, "gf%" PRId64 ":{u:%" PRId64 "}:d:%s", epoch, user_id, fp);
+
+    GF_ASSERT(len > 0 && len < GF_KEY_MAX);
+    return (size_t)len;
+}
+
+void gf_balance_rules_init(struct gf_balance_rules *rules_r, const struct gf_config *config)
+{
+    *rules_r = (struct gf_balance_rules){
+        .epoch = config->redis_epoch,
+        .rate_per_second = config->ingest_rate_per_second,
+        .lease_ms = config->ingest_lease,
+        .hold_ttl_ms = config->ingest_hold_ttl,
+        .marker_ttl_ms = config->ingest_marker_ttl,
+        .double_click_ms = config->ingest_double_click,
+    };
+}
+
+/* ---- arguments: texts stay in place while the command is encoded -------------------------------------------------- */
+
+struct call {
+    struct gf_redis_arg arg[20];
+    size_t count, keys;
+    char key[3][GF_KEY_MAX];
+    char number[14][NUMBER_MAX];
+    size_t numbers;
+    char id[GF_UUID_TEXT + 1];
+};
+
+static void add(struct call *call, const char *text, size_t len)
+{
+    GF_ASSERT(call->count < GF_COUNT(call->arg));
+    call->arg[call->count++] = (struct gf_redis_arg){text, len};
+}
+
+static void add_key(struct call *call, size_t len)
+{
+    add(call, call->key[call->keys], len);
+    call->keys++;
+}
+
+static void add_i64(struct call *call, int64_t value)
+{
+    char *text = call->number[call->numbers++];
+
+    GF_ASSERT(call->numbers <= GF_COUNT(call->number));
+    add(call, text, (size_t)snprintf(text, NUMBER_MAX, "%" PRId64, value));
+}
+
+/* Keys and id of the scripts about one request. */
+static void begin_request(struct call *call, const struct gf_balance_rules *rules, const struct gf_reserve *request)
+{
+    call->count = call->keys = call->numbers = 0;
+    add_key(call, gf_key_wallet(call->key[0], rules->epoch, request->user_id));
+    add_key(call, gf_key_marker(call->key[1], rules->epoch, request->user_id, &request->request_id));
+    if (request->keyless && rules->double_click_ms > 0)
+        add_key(call, gf_key_click(call->key[2], rules->epoch, request->user_id, request->fp));
+    gf_uuid_format(&request->request_id, call->id);
+    add(call, call->id, GF_UUID_TEXT);
+}
+
+enum gf_class gf_balance_reserve(struct gf_redis *redis, const struct gf_balance_rules *rules,
+                                 const struct gf_reserve *request, gf_reply_fn on_reply, void *ctx)
+{
+    struct call call;
+
+    GF_ASSERT(request->lookup || (request->amount > 0 && request->amount <= GF_ID_MAX));
+    begin_request(&call, rules, request);
+    add(&call, request->fp, GF_FP_TEXT);
+    add_i64(&call, request->lookup ? -1 : request->amount);
+    add_i64(&call, request->price);
+    add_i64(&call, request->quantity);
+    add(&call, request->nonce, GF_FP_TEXT);
+    add_i64(&call, rules->rate_per_second);
+    add_i64(&call, rules->lease_ms);
+    add_i64(&call, rules->hold_ttl_ms);
+    add_i64(&call, rules->marker_ttl_ms);
+    add_i64(&call, WALLET_TTL_MS);
+    add_i64(&call, rules->double_click_ms);
+    add_i64(&call, GF_HOLDS_MAX);
+    return gf_redis_script(redis, GF_SCRIPT_RESERVE, call.arg, call.count, call.keys, on_reply, ctx);
+}
+
+bool gf_balance_reserve_reply(const struct gf_reply *reply, struct gf_reserve_reply *reply_r)
+{
+    int64_t number[3];
+
+    if (!reply || gf_reply_type(reply) != GF_REPLY_ARRAY || gf_reply_count(reply) != 3)
+        return false;
+    for (size_t i = 0; i < 3; i++) {
+        if (gf_reply_type(gf_reply_at(reply, i)) != GF_REPLY_INT)
+            return false;
+        number[i] = gf_reply_int(gf_reply_at(reply, i));
+    }
+    if (number[0] < GF_RESERVED_OK || number[0] > GF_RESERVED_NONE)
+        return false;
+    *reply_r = (struct gf_reserve_reply){.answer = (enum gf_reserved)number[0]};
+    if (reply_r->answer == GF_RESERVED_OK || reply_r->answer == GF_RESERVED_REPLAY) {
+        reply_r->price = number[1];
+        reply_r->quantity = number[2];
+    } else if (reply_r->answer == GF_RESERVED_INSUFFICIENT) {
+        reply_r->available = number[1];
+    } else {
+        reply_r->wait_ms = number[1];
+    }
+    return true;
+}
+
+void gf_balance_accept(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request)
+{
+    char key[GF_KEY_MAX], value[128], ttl[NUMBER_MAX];
+    size_t key_len = gf_key_marker(key, rules->epoch, request->user_id, &request->request_id);
+    int len = snprintf(value, sizeof(value), "A %s %" PRId64 " %" PRId64 " 0 %s", request->fp, request->price,
+                       request->quantity, request->nonce);
+    int ttl_len = snprintf(ttl, sizeof(ttl), "%" PRId64, rules->marker_ttl_ms);
+    struct gf_redis_arg set[] = {{"SET", 3}, {key, key_len}, {value, (size_t)len}, {"XX", 2}, {"PX", 2}, {ttl, (size_t)ttl_len}};
+
+    GF_ASSERT(len > 0 && (size_t)len < sizeof(value));
+    if (gf_redis_command(redis, set, GF_COUNT(set), NULL, NULL) != GF_OK)
+        return; /* harmless: the lease runs out and settlement dedupes */
+}
+
+void gf_balance_abort(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request)
+{
+    struct call call;
+
+    begin_request(&call, rules, request);
+    add(&call, request->nonce, GF_FP_TEXT);
+    if (gf_redis_script(redis, GF_SCRIPT_ABORT, call.arg, call.count, call.keys, NULL, NULL) != GF_OK)
+        return; /* the hold runs out by its deadline */
+}
+
+/* Wallet key and what LOAD and PUBLISH take in common. */
+static void begin_wallet(struct call *call, int64_t epoch, const struct gf_wallet_state *wallet, int64_t fresh_ms)
+{
+    GF_ASSERT(gf_id_valid(wallet->user_id) && wallet->ver >= GF_PUBLISH_RELEASE && wallet->balance >= 0);
+    call->count = call->keys = call->numbers = 0;
+    add_key(call, gf_key_wallet(call->key[0], epoch, wallet->user_id));
+    add_i64(call, wallet->ver);
+    add_i64(call, wallet->balance);
+    add_i64(call, wallet->status);
+    add_i64(call, fresh_ms);
+    add_i64(call, WALLET_TTL_MS);
+}
+
+enum gf_class gf_balance_load(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet,
+                              gf_reply_fn on_reply, void *ctx)
+{
+    struct call call;
+
+    begin_wallet(&call, epoch, wallet, LOADED_FRESH_MS);
+    return gf_redis_script(redis, GF_SCRIPT_LOAD, call.arg, call.count, call.keys, on_reply, ctx);
+}
+
+void gf_balance_publish(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet)
+{
+    struct call call;
+
+    begin_wallet(&call, epoch, wallet, PUBLISHED_FRESH_MS);
+    if (gf_redis_script(redis, GF_SCRIPT_PUBLISH, call.arg, call.count, call.keys, NULL, NULL) != GF_OK)
+        return; /* readers ask MySQL when theirs is no longer fresh */
+}
+
+int gf_balance_publish_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_wallet_state *wallet,
+                            const struct gf_uuid *ids, size_t count)
+{
+    struct gf_redis_arg arg[6 + GF_PUBLISH_IDS_MAX];
+    char text[GF_PUBLISH_IDS_MAX][GF_UUID_TEXT + 1];
+    struct gf_wallet_state state = *wallet;
+    int calls = 0;
+
+    do {
+        struct call call;
+        size_t take = count < GF_PUBLISH_IDS_MAX ? count : GF_PUBLISH_IDS_MAX;
+
+        begin_wallet(&call, epoch, &state, PUBLISHED_FRESH_MS);
+        memcpy(arg, call.arg, call.count * sizeof(arg[0]));
+        for (size_t i = 0; i < take; i++) {
+            gf_uuid_format(&ids[i], text[i]);
+            arg[call.count + i] = (struct gf_redis_arg){text[i], GF_UUID_TEXT};
+        }
+        gf_redis_sync_script(redis, GF_SCRIPT_PUBLISH, arg, call.count + take, call.keys);
+        ids += take;
+        count -= take;
+        calls++;
+        state.ver = GF_PUBLISH_RELEASE; /* the first call carries the balance */
+    } while (count > 0);
+    return calls;
+}
+
+/* ---- markers --------------------------------------------------------------------------------------------------- */
+
+static bool take_word(const char **at, const char *end, const char **word_r, size_t *len_r)
+{
+    const char *stop;
+
+    if (*at >= end)
+        return false;
+    stop = memchr(*at, ' ', (size_t)(end - *at));
+    if (!stop)
+        stop = end;
+    *word_r = *at;
+    *len_r = (size_t)(stop - *at);
+    *at = stop < end ? stop + 1 : end;
+    return *len_r > 0;
+}
+
+bool gf_marker_parse(const char *text, size_t len, struct gf_marker *marker_r)
+{
+    const char *end = text + len, *word[6];
+    struct gf_marker marker = {0};
+    size_t word_len[6];
+
+    for (size_t i = 0; i < GF_COUNT(word); i++)
+        if (!take_word(&text, end, &word[i], &word_len[i]))
+            return false;
+    if (text != end || word_len[0] != 1 || (word[0][0] != 'A' && word[0][0] != 'P') || word_len[1] != GF_FP_TEXT ||
+        !gf_num_parse_i64(word[2], word_len[2], 1, GF_ID_MAX, &marker.price) ||
+        !gf_num_parse_i64(word[3], word_len[3], 1, INT32_MAX, &marker.quantity) ||
+        !gf_num_parse_i64(word[4], word_len[4], 0, GF_ID_MAX, &marker.lease_ms))
+        return false;
+    marker.accepted = word[0][0] == 'A';
+    memcpy(marker.fp, word[1], GF_FP_TEXT);
+    *marker_r = marker;
+    return true;
+}
