@@ -117,6 +117,7 @@ struct gf_kafka_topic_spec {
 /* OK also when the topic exists with the same partition count; REJECT when it differs. *created_r tells. */
 GF_NODISCARD enum gf_class gf_kafka_topic_create(struct gf_kafka_admin *admin, const struct gf_kafka_topic_spec *spec,
                                                  bool *created_r, struct gf_error *error_r);
+/* 0 partitions: the cluster has no such topic. */
 GF_NODISCARD enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char *topic, int *partitions_r,
                                                      struct gf_error *error_r);
 GF_NODISCARD enum gf_class gf_kafka_watermarks(struct gf_kafka_admin *admin, const char *topic, int32_t partition,

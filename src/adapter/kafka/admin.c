@@ -66,6 +66,8 @@ enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char
         return gf_kafka_fail(error_r, err, "metadata");
     if (metadata->topic_cnt != 1)
         class = gf_fail(error_r, GF_RETRY, 0, "kafka: no metadata for topic %s", topic);
+    else if (metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        *partitions_r = 0;
     else if (metadata->topics[0].err != RD_KAFKA_RESP_ERR_NO_ERROR)
         class = gf_kafka_fail(error_r, metadata->topics[0].err, topic);
     else
@@ -129,9 +131,12 @@ static enum gf_class await_partitions(struct gf_kafka_admin *admin, const struct
     enum gf_class class;
     int partitions = 0;
 
-    while ((class = gf_kafka_topic_partitions(admin, spec->name, &partitions, error_r)) == GF_RETRY &&
-           gf_clock_mono_ms() < deadline_ms)
+    for (;;) {
+        class = gf_kafka_topic_partitions(admin, spec->name, &partitions, error_r);
+        if ((class != GF_RETRY && (class != GF_OK || partitions != 0)) || gf_clock_mono_ms() >= deadline_ms)
+            break;
         gf_clock_sleep_ms(50);
+    }
     if (class == GF_OK && partitions != spec->partitions)
         return gf_fail(error_r, GF_REJECT, 0, "kafka: topic %s has %d partitions, not %d", spec->name, partitions,
                        spec->partitions);
