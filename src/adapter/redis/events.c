@@ -7,9 +7,10 @@
 
 struct gf_redis_events {
     uv_poll_t poll;
+    uv_idle_t idle;        /* active while something is marked for writing: runs before the loop waits */
     redisAsyncContext *ac; /* NULL after cleanup */
     int mask;              /* what libuv watches */
-    bool write_marked;
+    int open_handles;
 };
 
 static void on_poll(uv_poll_t *poll, int status, int events);
@@ -53,25 +54,45 @@ static void del_read(void *ctx)
     watch(ev, ev->mask & ~UV_READABLE);
 }
 
+/* What the turn gathered leaves in one write. Marked again by hiredis: the socket is full, so wait for it. */
+static void on_idle(uv_idle_t *idle)
+{
+    struct gf_redis_events *ev = idle->data;
+
+    uv_idle_stop(idle);
+    if (ev->ac)
+        redisAsyncHandleWrite(ev->ac);
+    if (ev->ac && uv_is_active((uv_handle_t *)idle)) {
+        uv_idle_stop(idle);
+        watch(ev, ev->mask | UV_WRITABLE);
+    }
+}
+
 static void add_write(void *ctx)
 {
     struct gf_redis_events *ev = ctx;
 
-    if (ev->ac->c.flags & REDIS_CONNECTED)
-        ev->write_marked = true;
-    else
+    if (!(ev->ac->c.flags & REDIS_CONNECTED))
         watch(ev, ev->mask | UV_WRITABLE); /* connecting: being writable is the answer */
+    else if (!(ev->mask & UV_WRITABLE))
+        (void)uv_idle_start(&ev->idle, on_idle); /* cannot fail: there is a callback */
 }
 
 static void del_write(void *ctx)
 {
     struct gf_redis_events *ev = ctx;
 
-    ev->write_marked = false;
+    uv_idle_stop(&ev->idle);
     watch(ev, ev->mask & ~UV_WRITABLE);
 }
 
-static void on_closed(uv_handle_t *handle) { free(handle->data); }
+static void on_closed(uv_handle_t *handle)
+{
+    struct gf_redis_events *ev = handle->data;
+
+    if (--ev->open_handles == 0)
+        free(ev);
+}
 
 static void cleanup(void *ctx)
 {
@@ -80,37 +101,28 @@ static void cleanup(void *ctx)
     ev->ac = NULL;
     ev->mask = 0;
     uv_close((uv_handle_t *)&ev->poll, on_closed);
+    uv_close((uv_handle_t *)&ev->idle, on_closed);
 }
 
-struct gf_redis_events *gf_redis_events_attach(redisAsyncContext *ac, uv_loop_t *loop)
+bool gf_redis_events_attach(redisAsyncContext *ac, uv_loop_t *loop)
 {
     struct gf_redis_events *ev = gf_xcalloc(1, sizeof(*ev));
 
     GF_ASSERT(ac->ev.data == NULL);
     if (uv_poll_init(loop, &ev->poll, ac->c.fd) != 0) {
         free(ev);
-        return NULL;
+        return false;
     }
+    (void)uv_idle_init(loop, &ev->idle); /* cannot fail */
+    ev->open_handles = 2;
     ev->ac = ac;
     ev->poll.data = ev;
+    ev->idle.data = ev;
     ac->ev.data = ev;
     ac->ev.addRead = add_read;
     ac->ev.delRead = del_read;
     ac->ev.addWrite = add_write;
     ac->ev.delWrite = del_write;
     ac->ev.cleanup = cleanup;
-    return ev;
-}
-
-void gf_redis_events_flush(redisAsyncContext *ac)
-{
-    struct gf_redis_events *ev = ac->ev.data;
-
-    if (!ev->write_marked)
-        return;
-    ev->write_marked = false;
-    redisAsyncHandleWrite(ac);
-    /* Still marked: the socket is full, so wait for it. `ev` is alive (libuv frees it later), `ac` perhaps not. */
-    if (ev->ac && ev->write_marked)
-        watch(ev, ev->mask | UV_WRITABLE);
+    return true;
 }

@@ -3,7 +3,7 @@
  * States: WAITING (until retry_ms) -> RESOLVING -> CONNECTING -> GREETING (AUTH, CLIENT SETNAME, SCRIPT LOAD) -> UP; every
  * failure goes back to WAITING through mark_down. One timer drives back-off and all deadlines: replies come in order, so
  * the oldest command is the head of one list.
- * Ownership: struct gf_redis owns its handles and is freed when the last of them (or a name look-up) is done; `ac` belongs
+ * Ownership: struct gf_redis is freed when its timer is closed and no name look-up runs; `ac` belongs
  * to hiredis, which frees it by itself after failures; mark_down forgets it first, so nobody touches it afterwards.
  * Thread: the loop's. */
 #include "gf/redis.h"
@@ -53,9 +53,8 @@ struct gf_redis {
     int greetings; /* answers still missing */
     struct gf_redis_address address;
     uv_timer_t timer;
-    uv_prepare_t prepare;
     uv_getaddrinfo_t lookup;
-    int references; /* handles and the look-up */
+    int references; /* the timer and the look-up */
     bool looking_up, closing;
 };
 
@@ -318,7 +317,7 @@ static void dial(struct gf_redis *redis, const char *host)
     }
     redis->ac = ac;
     ac->data = redis;
-    attached = gf_redis_events_attach(ac, redis->loop) != NULL && redisAsyncSetConnectCallback(ac, on_connect) == REDIS_OK &&
+    attached = gf_redis_events_attach(ac, redis->loop) && redisAsyncSetConnectCallback(ac, on_connect) == REDIS_OK &&
                redisAsyncSetDisconnectCallback(ac, on_disconnect) == REDIS_OK;
     if (!attached)
         drop(redis, "cannot watch the socket");
@@ -414,14 +413,6 @@ static void on_timer(uv_timer_t *timer)
     }
 }
 
-static void on_prepare(uv_prepare_t *prepare)
-{
-    struct gf_redis *redis = prepare->data;
-
-    if (redis->ac)
-        gf_redis_events_flush(redis->ac);
-}
-
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
 struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *config, gf_loop_fn on_up, void *ctx)
@@ -435,20 +426,15 @@ struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *c
     redis->loop = gf_loop_native(loop);
     redis->on_up = on_up;
     redis->ctx = ctx;
-    redis->references = 2;
+    redis->references = 1;
     rc = uv_timer_init(redis->loop, &redis->timer);
     GF_ASSERT(rc == 0);
-    rc = uv_prepare_init(redis->loop, &redis->prepare);
-    GF_ASSERT(rc == 0);
     redis->timer.data = redis;
-    redis->prepare.data = redis;
     tick_ms = tick_ms < 10 ? 10 : tick_ms > 100 ? 100 : tick_ms;
     if (gf_redis_address_parse(config->redis_url, &redis->address, &error) != GF_OK) {
         gf_log(GF_ERROR, "redis_misconfigured", "reason=\"%s\"", error.text); /* stays down: roles report it as not ready */
         return redis;
     }
-    rc = uv_prepare_start(&redis->prepare, on_prepare);
-    GF_ASSERT(rc == 0);
     rc = uv_timer_start(&redis->timer, on_timer, 0, (uint64_t)tick_ms);
     GF_ASSERT(rc == 0);
     return redis;
@@ -472,5 +458,4 @@ void gf_redis_close(struct gf_redis **redis)
     if (closed->looking_up)
         (void)uv_cancel((uv_req_t *)&closed->lookup); /* its callback comes in either case */
     uv_close((uv_handle_t *)&closed->timer, on_handle_closed);
-    uv_close((uv_handle_t *)&closed->prepare, on_handle_closed);
 }
