@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Event loop on libuv. Owns its handles; each object's memory is freed by its close callback. Threads: the loop's own,
+ * except gf_async_wake. Failures of libuv's constructors mean lack of memory or descriptors at start: they abort. */
+#include "gf/loop.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <uv.h>
+
+#define TURN_HOOKS_MAX 8
+
+struct hook {
+    gf_loop_fn run;
+    void *ctx;
+};
+
+struct gf_loop {
+    uv_loop_t uv;
+    uv_prepare_t prepare; /* also keeps the loop alive while nothing else does */
+    struct hook turn[TURN_HOOKS_MAX];
+    int turn_count;
+    uv_signal_t signal[2];
+    struct hook drain;
+    bool signals_on, draining, stopped;
+};
+
+struct gf_timer {
+    uv_timer_t uv;
+    struct hook hook;
+};
+
+struct gf_async {
+    uv_async_t uv;
+    struct hook hook;
+};
+
+struct gf_poll {
+    uv_poll_t uv;
+    struct hook hook;
+};
+
+/* The last thing before the loop sleeps: what timers, I/O and close callbacks gathered during the turn leaves now.
+ * (A check handle would leave work gathered by timers waiting for the next I/O.) */
+static void on_prepare(uv_prepare_t *prepare)
+{
+    struct gf_loop *loop = prepare->data;
+
+    for (int i = 0; i < loop->turn_count; i++)
+        loop->turn[i].run(loop->turn[i].ctx);
+}
+
+struct gf_loop *gf_loop_create(void)
+{
+    struct gf_loop *loop = gf_xcalloc(1, sizeof(*loop));
+
+    GF_ASSERT(uv_loop_init(&loop->uv) == 0);
+    GF_ASSERT(uv_prepare_init(&loop->uv, &loop->prepare) == 0);
+    loop->prepare.data = loop;
+    GF_ASSERT(uv_prepare_start(&loop->prepare, on_prepare) == 0);
+    return loop;
+}
+
+/* Our own objects carry their free function in the handle's close callback; at destruction we only know the type. */
+static void free_handle(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+static void close_left(uv_handle_t *handle, void *arg)
+{
+    struct gf_loop *loop = arg;
+
+    if (uv_is_closing(handle))
+        return;
+    if (handle == (uv_handle_t *)&loop->prepare || handle == (uv_handle_t *)&loop->signal[0] ||
+        handle == (uv_handle_t *)&loop->signal[1])
+        uv_close(handle, NULL);
+    else if (handle->type == UV_TIMER || handle->type == UV_ASYNC || handle->type == UV_POLL)
+        uv_close(handle, handle->data == handle ? free_handle : NULL); /* only ours point at themselves */
+    else
+        uv_close(handle, NULL);
+}
+
+void gf_loop_destroy(struct gf_loop **loop)
+{
+    if (*loop == NULL)
+        return;
+    uv_walk(&(*loop)->uv, close_left, *loop);
+    while (uv_run(&(*loop)->uv, UV_RUN_DEFAULT) != 0)
+        ;
+    GF_ASSERT(uv_loop_close(&(*loop)->uv) == 0);
+    free(*loop);
+    *loop = NULL;
+}
+
+void gf_loop_run(struct gf_loop *loop)
+{
+    loop->stopped = false;
+    while (!loop->stopped)
+        (void)uv_run(&loop->uv, UV_RUN_DEFAULT); /* the count of active handles says nothing here */
+}
+
+void gf_loop_stop(struct gf_loop *loop)
+{
+    loop->stopped = true;
+    uv_stop(&loop->uv);
+}
+
+void gf_loop_on_turn(struct gf_loop *loop, gf_loop_fn on_turn, void *ctx)
+{
+    GF_ASSERT(loop->turn_count < TURN_HOOKS_MAX);
+    loop->turn[loop->turn_count++] = (struct hook){.run = on_turn, .ctx = ctx};
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct gf_loop *loop = handle->data;
+
+    (void)number;
+    if (loop->draining)
+        _exit(1); /* asked twice: the person does not want to wait */
+    loop->draining = true;
+    loop->drain.run(loop->drain.ctx);
+}
+
+void gf_loop_on_signal(struct gf_loop *loop, gf_loop_fn on_drain, void *ctx)
+{
+    static const int numbers[2] = {SIGTERM, SIGINT};
+
+    GF_ASSERT(!loop->signals_on);
+    GF_ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+    loop->drain = (struct hook){.run = on_drain, .ctx = ctx};
+    loop->signals_on = true;
+    for (int i = 0; i < 2; i++) {
+        GF_ASSERT(uv_signal_init(&loop->uv, &loop->signal[i]) == 0);
+        loop->signal[i].data = loop;
+        GF_ASSERT(uv_signal_start(&loop->signal[i], on_signal, numbers[i]) == 0);
+    }
+}
+
+static void on_timer(uv_timer_t *handle)
+{
+    struct gf_timer *timer = (struct gf_timer *)handle;
+
+    timer->hook.run(timer->hook.ctx);
+}
+
+struct gf_timer *gf_timer_start(struct gf_loop *loop, int64_t first_ms, int64_t repeat_ms, gf_loop_fn on_fire, void *ctx)
+{
+    struct gf_timer *timer = gf_xcalloc(1, sizeof(*timer));
+
+    GF_ASSERT(uv_timer_init(&loop->uv, &timer->uv) == 0);
+    timer->uv.data = timer;
+    timer->hook = (struct hook){.run = on_fire, .ctx = ctx};
+    gf_timer_reset(timer, first_ms, repeat_ms);
+    return timer;
+}
+
+void gf_timer_reset(struct gf_timer *timer, int64_t first_ms, int64_t repeat_ms)
+{
+    GF_ASSERT(first_ms >= 0 && repeat_ms >= 0);
+    uv_update_time(timer->uv.loop); /* the cached time is the turn's start: after long work a timer would fire early */
+    GF_ASSERT(uv_timer_start(&timer->uv, on_timer, (uint64_t)first_ms, (uint64_t)repeat_ms) == 0);
+}
+
+void gf_timer_close(struct gf_timer **timer)
+{
+    if (*timer == NULL)
+        return;
+    uv_close((uv_handle_t *)&(*timer)->uv, free_handle);
+    *timer = NULL;
+}
+
+static void on_async(uv_async_t *handle)
+{
+    struct gf_async *async = (struct gf_async *)handle;
+
+    async->hook.run(async->hook.ctx);
+}
+
+struct gf_async *gf_async_create(struct gf_loop *loop, gf_loop_fn on_wake, void *ctx)
+{
+    struct gf_async *async = gf_xcalloc(1, sizeof(*async));
+
+    GF_ASSERT(uv_async_init(&loop->uv, &async->uv, on_async) == 0);
+    async->uv.data = async;
+    async->hook = (struct hook){.run = on_wake, .ctx = ctx};
+    return async;
+}
+
+void gf_async_wake(struct gf_async *async)
+{
+    GF_ASSERT(uv_async_send(&async->uv) == 0);
+}
+
+void gf_async_close(struct gf_async **async)
+{
+    if (*async == NULL)
+        return;
+    uv_close((uv_handle_t *)&(*async)->uv, free_handle);
+    *async = NULL;
+}
+
+/* An error (EBADF, say) also calls back: the reader's read(2) then reports it. */
+static void on_poll(uv_poll_t *handle, int status, int events)
+{
+    struct gf_poll *poll = (struct gf_poll *)handle;
+
+    (void)status;
+    (void)events;
+    poll->hook.run(poll->hook.ctx);
+}
+
+struct gf_poll *gf_poll_start(struct gf_loop *loop, int fd, gf_loop_fn on_readable, void *ctx)
+{
+    struct gf_poll *poll = gf_xcalloc(1, sizeof(*poll));
+
+    GF_ASSERT(uv_poll_init(&loop->uv, &poll->uv, fd) == 0);
+    poll->uv.data = poll;
+    poll->hook = (struct hook){.run = on_readable, .ctx = ctx};
+    GF_ASSERT(uv_poll_start(&poll->uv, UV_READABLE, on_poll) == 0);
+    return poll;
+}
+
+void gf_poll_close(struct gf_poll **poll)
+{
+    if (*poll == NULL)
+        return;
+    uv_close((uv_handle_t *)&(*poll)->uv, free_handle);
+    *poll = NULL;
+}
+
+void *gf_loop_native(struct gf_loop *loop)
+{
+    return &loop->uv;
+}
