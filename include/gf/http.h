@@ -5,6 +5,7 @@
  * Thread: the loop's. A request stays valid until it is answered, also when its client has gone. */
 #include "gf/base.h"
 #include "gf/loop.h"
+#include "gf/uuid.h"
 
 struct gf_http_server;
 struct gf_http_req;
@@ -63,6 +64,21 @@ struct gf_http_answer {
 };
 void gf_http_respond(struct gf_http_req *req, const struct gf_http_answer *answer); /* copies; req is gone afterwards */
 
+/* application/problem+json (RFC 9457): type, title, status, detail, code and, when there is one, request_id. */
+struct gf_http_problem {
+    int status;
+    const char *code;                 /* stable */
+    const char *detail;               /* for people */
+    const struct gf_uuid *request_id; /* NULL: none, or the one given to gf_http_set_request_id */
+    const char *headers;              /* as in gf_http_answer */
+    bool close;
+};
+void gf_http_respond_problem(struct gf_http_req *req, const struct gf_http_problem *problem);
+/* The id that problems of this request carry from now on, the server's own 503 after request_timeout included. That answer
+ * comes by itself; the handler's later gf_http_respond is then dropped, and is still needed to free the request. */
+void gf_http_set_request_id(struct gf_http_req *req, const struct gf_uuid *id);
+
 /* Upgrade: hands the native stream (uv_tcp_t *, heap, taken) and the bytes already read past the headers to an adapter.
- * The request stays readable until the upgrade callback returns true, then it is freed. */
+ * Only inside the upgrade callback. The request (and rest) stays readable until that returns true, then it is freed. A
+ * callback may also answer by gf_http_respond and return true; false leaves the request to the ordinary handler. */
 void *gf_http_take(struct gf_http_req *req, struct gf_slice *rest_r);
