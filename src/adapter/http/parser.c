@@ -105,8 +105,8 @@ static bool head_is_clean(const char *head, size_t len, size_t *head_len_r)
         }
         i++;
         start = i + 1;
-        if (start < len && (head[start] == ' ' || head[start] == '\t'))
-            return false; /* obs-fold */
+        if (start < len && (head[start] == ' ' || head[start] == '\t' || head[start] == ':'))
+            return false; /* obs-fold; a field without a name */
     }
     return false;
 }
