@@ -34,7 +34,7 @@ struct fixture {
     struct gf_http_req *parked;
     struct gf_timer *timer;
     int port;
-    int requests, freed;
+    int requests, echoed, freed; /* the server thread's until it has been joined */
 };
 
 /* ---- the server's side ---- */
@@ -55,6 +55,7 @@ static void echo(struct gf_http_req *req, struct fixture *fixture)
     const struct gf_http_answer answer = {
         .status = 200, .content_type = "text/plain", .body = text, .body_len = (size_t)len};
 
+    fixture->echoed++;
     gf_http_set_user(req, &fixture->freed, on_free);
     gf_http_respond(req, &answer);
 }
@@ -173,6 +174,7 @@ static void stop(struct fixture *fixture)
 {
     gf_async_wake(fixture->stop);
     assert_int_equal(pthread_join(fixture->thread, NULL), 0);
+    assert_int_equal(fixture->freed, fixture->echoed); /* each user pointer was freed once, answered or not */
     free(fixture);
 }
 
@@ -545,7 +547,6 @@ static void slow_clients_get_408(void **state)
     fd = dial(fixture); /* silence is just closed */
     assert_int_equal(take(fd, body, sizeof(body)), 0);
     (void)close(fd);
-    assert_int_equal(fixture->requests, 0);
     stop(fixture);
 }
 
