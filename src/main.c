@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* giftflow: one binary, argv[1] picks the role or tool. Nothing else happens here. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,7 @@ static int run(const struct gf_role *role, int argc, char **argv)
         }
         gf_log_init(role->name, gf_log_level_parse(config.log_level));
     }
+    (void)signal(SIGPIPE, SIG_IGN); /* a peer that hangs up is an error code, not the end of the process */
     gf_sql_library_init();
     return role->run(&config, argc, argv);
 }

@@ -779,6 +779,7 @@ static int set_up(void **state)
     struct gf_error error;
 
     (void)state;
+    (void)signal(SIGPIPE, SIG_IGN); /* as src/main.c does */
     redis_server_init(&server);
     redis_server_launch(&server);
     if (gf_redis_sync_connect(&server.config, &raw, &error) != GF_OK)
