@@ -36,7 +36,7 @@ enum gf_class gf_kafka_conf_set(rd_kafka_conf_t *conf, const char *name, const c
     case RD_KAFKA_CONF_UNKNOWN:
         break;
     }
-    GF_ASSERT(!"unknown librdkafka setting");
+    GF_ASSERT(false && "unknown librdkafka setting");
     return GF_FATAL;
 }
 

@@ -247,7 +247,7 @@ static rd_kafka_topic_t *find_topic(struct gf_kafka_producer *producer, const ch
     for (size_t i = 0; i < producer->topic_count; i++)
         if (strcmp(rd_kafka_topic_name(producer->topics[i]), name) == 0)
             return producer->topics[i];
-    GF_ASSERT(!"topic was not named at creation");
+    GF_ASSERT(false && "topic was not named at creation");
     return NULL;
 }
 

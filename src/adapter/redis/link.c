@@ -409,7 +409,7 @@ static void on_timer(uv_timer_t *timer)
         }
         break;
     default:
-        GF_ASSERT(!"a state");
+        GF_ASSERT(false && "a state");
     }
 }
 
