@@ -139,6 +139,8 @@ enum gf_class gf_json_read(const char *text, size_t len, const struct gf_json_fi
     json_t *object = NULL;
     enum gf_class class;
 
+    if (memchr(text, 0, len)) /* jansson 2.14 swallows a NUL byte that follows a number */
+        return gf_fail(error_r, GF_REJECT, 0, "the body contains NUL");
     if (!shallow(text, len))
         return gf_fail(error_r, GF_REJECT, 0, "the body is nested too deeply");
     object = json_loadb(text, len, JSON_REJECT_DUPLICATES, &parse_error);
