@@ -20,5 +20,5 @@ void gf_map_remove(struct gf_map *map, struct gf_map_node *node); /* asserts tha
 struct gf_map_node *gf_map_find(const struct gf_map *map, uint64_t key);
 struct gf_map_node *gf_map_next(const struct gf_map_node *node); /* the next one of the same key */
 /* All entries in no order; the callback may remove and free the entry it gets, and no other. */
-void gf_map_each(struct gf_map *map, void (*on_node)(void *ctx, struct gf_map_node *node), void *ctx);
+void gf_map_each(const struct gf_map *map, void (*on_node)(void *ctx, struct gf_map_node *node), void *ctx);
 void gf_map_free(struct gf_map *map); /* the table only */

@@ -78,7 +78,7 @@ struct gf_map_node *gf_map_next(const struct gf_map_node *node)
     return first_of(node->next, node->key);
 }
 
-void gf_map_each(struct gf_map *map, void (*on_node)(void *ctx, struct gf_map_node *node), void *ctx)
+void gf_map_each(const struct gf_map *map, void (*on_node)(void *ctx, struct gf_map_node *node), void *ctx)
 {
     for (size_t i = 0; i < map->cap; i++) {
         struct gf_map_node *node = map->buckets[i], *next;
