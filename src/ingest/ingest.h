@@ -126,7 +126,20 @@ enum gf_offered gf_catalogue_cache_find(struct gf_catalogue_cache *cache, int32_
 /* After a MISS. on_loaded comes later, on the loop: OK = find again, RETRY = MySQL is away. */
 typedef void (*gf_catalogue_loaded_fn)(void *ctx, enum gf_class class);
 void gf_catalogue_cache_load(struct gf_catalogue_cache *cache, int32_t gift_id, gf_catalogue_loaded_fn on_loaded, void *ctx);
-void gf_catalogue_cache_close(struct gf_catalogue_cache **cache);
+void gf_catalogue_cache_close(struct gf_catalogue_cache **cache); /* after gf_db_stop */
+/* Looks for changes now instead of at the next poll. */
+void gf_catalogue_cache_poll(struct gf_catalogue_cache *cache);
+/* Moves with every change seen in the catalogue; what was read before is old. */
+uint64_t gf_catalogue_cache_generation(const struct gf_catalogue_cache *cache);
+/* The answer of GET /v1/gifts, kept by queries.c. */
+#define GF_GIFT_LIST_MAX (8u << 20)
+struct gf_gift_list {
+    struct gf_buf body;
+    bool valid;
+    uint64_t generation;
+    int64_t expires_ms; /* real time: a price begins or ends, or catalogue.refresh */
+};
+struct gf_gift_list *gf_catalogue_cache_list(struct gf_catalogue_cache *cache);
 
 /* ---- balance.c: cold wallets from MySQL into Redis ----------------------------------------------------------------------------- */
 
