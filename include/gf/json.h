@@ -17,3 +17,6 @@ struct gf_json_field {
 /* REJECT with a text fit for the client. Range errors too, unless min > max (then any int64 is taken). */
 GF_NODISCARD enum gf_class gf_json_read(const char *text, size_t len, const struct gf_json_field *fields, size_t count,
                                         struct gf_error *error_r);
+
+/* One JSON value of any type and nothing else. */
+GF_NODISCARD bool gf_json_valid(const char *text, size_t len);

@@ -31,6 +31,7 @@ void gf_ws_frame_release(struct gf_ws_frame **frame);
  * over queue_bytes, or not droppable and full: the client is closed with 4408. */
 bool gf_ws_send(struct gf_ws *ws, struct gf_ws_frame *frame, bool droppable);
 void gf_ws_close(struct gf_ws *ws, int code, const char *reason); /* close handshake, bounded; on_close follows */
+void gf_ws_abort(struct gf_ws *ws); /* closes without a handshake; on_close follows */
 bool gf_ws_is_open(const struct gf_ws *ws); /* handshake done and no close begun by either side */
 int gf_ws_close_code(const struct gf_ws *ws); /* of the close frame that came first, in either direction; 1006: none */
 

@@ -107,8 +107,9 @@ class Stack:
             if purge:
                 self.dev("down", "--purge", check=False)
 
-    def start(self, name):
-        self.dev("start", name)
+    def start(self, name, wait=True):
+        """wait=False: for a start that cannot become ready yet."""
+        self.dev("start", name, *([] if wait else ["--no-wait"]))
         self._read_env()
 
     def kill(self, name):

@@ -34,8 +34,8 @@ struct gf_framed {
     struct gf_buf out, flying; /* unsent; the part that libuv holds now */
     void *user;
     const char *reason; /* set: closing */
+    int parts;          /* while closing: what has not ended yet */
     bool open, writing;
-    int port;
 };
 
 /* libuv fills it and hands it to on_read before it asks for another: one per thread is enough. */
@@ -48,10 +48,11 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init(read_buffer, sizeof(read_buffer));
 }
 
-static void on_timer_closed(uv_handle_t *handle)
+/* Both handles, and a look-up if one is under way. */
+static void part_ended(struct gf_framed *peer)
 {
-    struct gf_framed *peer = handle->data;
-
+    if (--peer->parts > 0)
+        return;
     peer->handler.on_close(peer->handler.ctx, peer, peer->reason);
     gf_buf_free(&peer->in);
     gf_buf_free(&peer->out);
@@ -59,11 +60,9 @@ static void on_timer_closed(uv_handle_t *handle)
     free(peer);
 }
 
-static void on_tcp_closed(uv_handle_t *handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
-    struct gf_framed *peer = handle->data;
-
-    uv_close((uv_handle_t *)&peer->timer, on_timer_closed);
+    part_ended(handle->data);
 }
 
 void gf_framed_close(struct gf_framed *peer, const char *reason)
@@ -71,11 +70,11 @@ void gf_framed_close(struct gf_framed *peer, const char *reason)
     if (peer->reason != NULL)
         return;
     peer->reason = reason;
-    if (peer->lookup != NULL) { /* its callback comes in any case and closes the rest */
-        (void)uv_cancel((uv_req_t *)peer->lookup);
-        return;
-    }
-    uv_close((uv_handle_t *)&peer->tcp, on_tcp_closed);
+    peer->parts = peer->lookup != NULL ? 3 : 2;
+    if (peer->lookup != NULL)
+        (void)uv_cancel((uv_req_t *)peer->lookup); /* its callback comes in any case */
+    uv_close((uv_handle_t *)&peer->tcp, on_handle_closed);
+    uv_close((uv_handle_t *)&peer->timer, on_handle_closed);
 }
 
 static uint32_t get_u32(const char *bytes)
@@ -275,7 +274,7 @@ static void on_lookup(uv_getaddrinfo_t *lookup, int status, struct addrinfo *fou
     free(peer->lookup);
     peer->lookup = NULL;
     if (peer->reason != NULL) /* closed meanwhile */
-        uv_close((uv_handle_t *)&peer->tcp, on_tcp_closed);
+        part_ended(peer);
     else if (status < 0)
         gf_framed_close(peer, uv_strerror(status));
     else

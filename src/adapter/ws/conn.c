@@ -60,10 +60,12 @@ static void rest_free(struct gf_ws *ws)
     ws->rest = NULL;
 }
 
-static void on_timer_closed(uv_handle_t *handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
     struct gf_ws *ws = handle->data;
 
+    if (--ws->handles > 0)
+        return;
     if (ws->client == NULL)
         gf_metric_add(GF_M_WS_CONNECTIONS, -1);
     if (ws->handler->on_close != NULL)
@@ -71,6 +73,7 @@ static void on_timer_closed(uv_handle_t *handle)
     queue_free(&ws->queue);
     reader_free(&ws->reader);
     rest_free(ws);
+    free(ws->tcp);
     if (ws->client != NULL) {
         gf_buf_free(&ws->client->request);
         gf_buf_free(&ws->client->answer);
@@ -79,21 +82,18 @@ static void on_timer_closed(uv_handle_t *handle)
     free(ws);
 }
 
-static void on_tcp_closed(uv_handle_t *handle)
-{
-    struct gf_ws *ws = handle->data;
-
-    free(ws->tcp);
-    ws->tcp = NULL;
-    uv_close((uv_handle_t *)&ws->timer, on_timer_closed);
-}
-
 void gf_ws_conn_kill(struct gf_ws *ws)
 {
     if (ws->state == WS_GONE)
         return;
     ws->state = WS_GONE;
-    uv_close((uv_handle_t *)ws->tcp, on_tcp_closed);
+    uv_close((uv_handle_t *)ws->tcp, on_handle_closed);
+    uv_close((uv_handle_t *)&ws->timer, on_handle_closed);
+}
+
+void gf_ws_abort(struct gf_ws *ws)
+{
+    gf_ws_conn_kill(ws);
 }
 
 /* ---- sending */
@@ -517,6 +517,7 @@ struct gf_ws *gf_ws_conn_create(uv_tcp_t *tcp, const struct gf_ws_handler *handl
     ws->timer.data = ws;
     tcp->data = ws;
     ws->tcp = tcp;
+    ws->handles = 2;
     ws->handler = handler;
     ws->state = state;
     return ws;

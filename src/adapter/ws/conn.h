@@ -66,7 +66,8 @@ struct gf_ws {
     struct ws_client *client; /* NULL: server */
     struct gf_buf *rest;      /* bytes that came together with the upgrade request */
     enum ws_state state;
-    int16_t silent;      /* heartbeats since the last byte */
+    int8_t silent;       /* heartbeats since the last byte */
+    int8_t handles;      /* open or closing */
     uint16_t close_code; /* 0: none yet */
     bool failed;         /* what arrives is no longer read */
     bool peer_closed;    /* a close frame came */

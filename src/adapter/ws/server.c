@@ -72,22 +72,16 @@ static const char *handshake_fault(const struct gf_http_req *req, int *status_r)
 
 static void refuse(struct gf_http_req *req, int status, const char *detail)
 {
-    char body[256];
-    int len = snprintf(body, sizeof(body),
-                       "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"code\":\"bad_handshake\",\"detail\":\"%s\"}",
-                       status == 426 ? "Upgrade Required" : "Bad Request", status, detail);
-    struct gf_http_answer answer = {
+    struct gf_http_problem problem = {
         .status = status,
-        .content_type = "application/problem+json",
-        .headers = "Sec-WebSocket-Version: 13\r\n",
-        .body = body,
-        .body_len = (size_t)len,
+        .code = "bad_handshake",
+        .detail = detail,
+        .headers = status == 426 ? "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" : NULL,
         .close = true,
     };
 
-    GF_ASSERT(len > 0 && (size_t)len < sizeof(body));
     gf_metric_add(GF_M_WS_REFUSED, 1);
-    gf_http_respond(req, &answer);
+    gf_http_respond_problem(req, &problem);
 }
 
 static struct gf_ws_frame *switching_protocols(struct gf_slice key, const char *protocol)
