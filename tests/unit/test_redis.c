@@ -521,7 +521,7 @@ static void load_takes_what_is_not_older_and_keeps_holds(void **state)
     assert_string_equal(field(21, "h"), "60");
     assert_int_equal(load(22, 0, 0, 0), 1); /* no such wallet */
     assert_int_equal(load(22, 1, 0, 1), 1); /* now there is one */
-    assert_true(atoll(ask("PTTL gf1:{u:21}:w")) > 0);
+    assert_true(strtoll(ask("PTTL gf1:{u:21}:w"), NULL, 10) > 0);
 }
 
 static void large_numbers_stay_exact(void **state)
