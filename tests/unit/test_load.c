@@ -1,0 +1,645 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The load harness against a fake ingest and gateway on its own loop, which break one promise at a time: a harness that
+ * cannot see a lost or doubled outcome proves nothing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "gf/clock.h"
+#include "gf/num.h"
+#include "tool/load.h"
+
+enum fault {
+    NONE,
+    LOSE_FRAME,          /* settled, but nobody sees it */
+    LOSE_OUTCOME,        /* accepted, then forgotten */
+    REPEAT_FRAME,        /* same id again: allowed */
+    SECOND_OUTCOME,      /* 5556, then 5557 */
+    SECOND_SETTLEMENT,   /* 5556 under two offsets */
+    SETTLE_REFUSED,      /* 402, and yet a frame */
+    LEAK_FAILURE,        /* 5557 to the whole room */
+    WRONG_ROOM,          /* 5556 in another room */
+    BAD_JSON,
+    FIRST_503,           /* then 202 under the same key */
+    DROP_CONNECTIONS,    /* live connections are cut and come back; no fault of the books */
+    REJECT,              /* 5557 to the sender alone: an outcome like another */
+};
+
+#define FAULTY 10 /* the gift that meets the fault */
+#define CLIENTS 64
+
+struct fake {
+    struct gf_loop *loop;
+    struct gf_http_server *server;
+    struct gf_jwt *jwt;
+    struct {
+        struct gf_ws *ws;
+        int64_t room, user;
+    } clients[CLIENTS];
+    struct gf_ws_handler handler;
+    enum fault fault;
+    int gifts, offset, frames_sent;
+    struct gf_uuid doubted; /* FIRST_503: the key that must come again */
+    bool doubt_resolved;
+};
+
+static char folder[] = "/tmp/gf-load-XXXXXX";
+static struct gf_config config;
+
+static int64_t user_of(struct fake *fake, struct gf_slice token)
+{
+    struct gf_jwt_claims claims;
+    struct gf_error error;
+
+    if (gf_jwt_verify(fake->jwt, token.ptr, token.len, gf_clock_real_ms() / 1000, &claims, &error) != GF_OK)
+        fail_msg("the harness sent a bad token: %s", error.text);
+    return claims.user_id;
+}
+
+static struct gf_slice after(struct gf_slice text, const char *prefix)
+{
+    const char *at = memmem(text.ptr, text.len, prefix, strlen(prefix));
+
+    assert_non_null(at);
+    at += strlen(prefix);
+    return (struct gf_slice){at, (size_t)(text.ptr + text.len - at)};
+}
+
+/* user 0: the whole room. */
+static void show(struct fake *fake, int64_t room, int64_t user, const char *text)
+{
+    struct gf_ws_frame *frame = gf_ws_frame_text(text, strlen(text), 1);
+
+    for (int i = 0; i < CLIENTS; i++)
+        if (fake->clients[i].ws && fake->clients[i].room == room && (user == 0 || fake->clients[i].user == user)) {
+            (void)gf_ws_send(fake->clients[i].ws, frame, false);
+            fake->frames_sent++;
+        }
+    gf_ws_frame_release(&frame);
+}
+
+static void show_outcome(struct fake *fake, const struct gf_uuid *id, int64_t room, int64_t user, int code, int offset, bool all)
+{
+    char text[400], uuid[GF_UUID_TEXT + 1];
+
+    gf_uuid_format(id, uuid);
+    snprintf(text, sizeof(text), "%s{\"id\":\"3-%d:%d\",\"ch\":\"%s\",\"seq\":%d,\"code\":%d,\"room_id\":%" PRId64 ",\"user_id\":%" PRId64
+             ",\"data\":{\"request_id\":\"%s\",\"code\":\"wallet_frozen\",\"message\":\"a \\\"b\\\\\",\"x\":[{\"id\":[1.5,null]}]}}%s",
+             offset % 2 ? "[" : "", offset, code, code == 5556 ? "room" : "user", offset, code, room, user, uuid, offset % 2 ? "]" : "");
+    show(fake, room, all ? 0 : user, text);
+}
+
+static void cut_connections(struct fake *fake)
+{
+    for (int i = 0; i < CLIENTS; i++)
+        if (fake->clients[i].ws)
+            gf_ws_close(fake->clients[i].ws, 1012, "restart");
+}
+
+static void show_faulty(struct fake *fake, const struct gf_uuid *id, int64_t room, int64_t user)
+{
+    int offset = fake->offset;
+
+    switch (fake->fault) {
+    case LOSE_FRAME:
+    case LOSE_OUTCOME:
+        return;
+    case DROP_CONNECTIONS:
+        cut_connections(fake);
+        return;
+    case LEAK_FAILURE:
+        show_outcome(fake, id, room, user, 5557, offset, true);
+        return;
+    case REJECT:
+        show_outcome(fake, id, room, user, 5557, offset, false);
+        return;
+    case BAD_JSON:
+        show(fake, room, 0, "[{\"id\":\"3-1:5556\",\"code\":5556");
+        break;
+    case WRONG_ROOM:
+        show_outcome(fake, id, room, user, 5556, offset, true);
+        /* the same frame reaches the neighbours, room_id as it was */
+        for (int i = 0; i < CLIENTS; i++)
+            fake->clients[i].room = -fake->clients[i].room;
+        for (int i = 0; i < CLIENTS; i++)
+            if (fake->clients[i].room != 0 && fake->clients[i].room != -room)
+                fake->clients[i].room = room;
+        show_outcome(fake, id, room, user, 5556, offset, true);
+        return;
+    case NONE:
+    case REPEAT_FRAME:
+    case SECOND_OUTCOME:
+    case SECOND_SETTLEMENT:
+    case SETTLE_REFUSED:
+    case FIRST_503:
+        break;
+    }
+    show_outcome(fake, id, room, user, 5556, offset, true);
+    if (fake->fault == REPEAT_FRAME)
+        show_outcome(fake, id, room, user, 5556, offset, true);
+    if (fake->fault == SECOND_OUTCOME)
+        show_outcome(fake, id, room, user, 5557, offset, false);
+    if (fake->fault == SECOND_SETTLEMENT)
+        show_outcome(fake, id, room, user, 5556, offset + 1000000, true);
+}
+
+static void respond(struct gf_http_req *req, int status, const char *body)
+{
+    struct gf_http_answer answer = {.status = status, .content_type = "application/json", .body = body, .body_len = strlen(body)};
+
+    gf_http_respond(req, &answer);
+}
+
+static void on_gift(struct fake *fake, struct gf_http_req *req)
+{
+    struct gf_slice key = gf_http_header(req, "idempotency-key", NULL), body = gf_http_body(req);
+    int64_t user = user_of(fake, after(gf_http_header(req, "authorization", NULL), "Bearer "));
+    struct gf_slice digits = after(body, "\"room_id\":");
+    struct gf_uuid id;
+    int64_t room;
+    bool faulty = ++fake->gifts == FAULTY;
+
+    digits.len = strspn(digits.ptr, "0123456789");
+    assert_true(gf_num_parse_i64(digits.ptr, digits.len, 1, GF_ID_MAX, &room));
+    assert_true(gf_uuid_parse(key.ptr, key.len, &id));
+    assert_int_equal(gf_uuid_version(&id), 7);
+    if (fake->fault == FIRST_503 && faulty) {
+        fake->doubted = id;
+        respond(req, 503, "{\"code\":\"unavailable\"}");
+        return;
+    }
+    fake->doubt_resolved |= fake->fault == FIRST_503 && gf_uuid_compare(&id, &fake->doubted) == 0;
+    fake->offset++;
+    if (faulty)
+        show_faulty(fake, &id, room, user); /* before the answer: a frame may be faster */
+    if (faulty && fake->fault == SETTLE_REFUSED)
+        respond(req, 402, "{\"type\":\"about:blank\",\"code\":\"insufficient_balance\"}");
+    else
+        respond(req, 202, "{\"status\":\"accepted\"}");
+    if (!faulty)
+        show_outcome(fake, &id, room, user, 5556, fake->offset, true);
+}
+
+static void on_request(struct gf_http_req *req, void *ctx)
+{
+    struct fake *fake = ctx;
+
+    if (gf_http_method(req) == GF_HTTP_POST)
+        on_gift(fake, req);
+    else if (gf_slice_is(gf_http_path(req), "/v1/gifts"))
+        respond(req, 200, "{\"gifts\":[{\"gift_id\":22,\"name\":\"Rose\",\"price\":90},{\"gift_id\":7,\"price\":1}]}");
+    else
+        respond(req, 200, fake->fault == LOSE_OUTCOME ? "{\"status\":\"accepted\"}" : "{\"status\":\"settled\",\"code\":\"settled\"}");
+}
+
+static bool on_upgrade(struct gf_http_req *req, void *ctx)
+{
+    struct fake *fake = ctx;
+    struct gf_slice room = gf_http_query(req, "room");
+    int64_t user = user_of(fake, after(gf_http_header(req, "sec-websocket-protocol", NULL), "giftflow.v1, bearer."));
+    int i = 0;
+
+    while (i < CLIENTS && fake->clients[i].ws)
+        i++;
+    assert_true(i < CLIENTS);
+    assert_true(gf_num_parse_i64(room.ptr, room.len, 1, GF_ID_MAX, &fake->clients[i].room));
+    fake->clients[i].user = user;
+    fake->clients[i].ws = gf_ws_accept(req, "giftflow.v1", &fake->handler);
+    assert_non_null(fake->clients[i].ws);
+    return true;
+}
+
+static void on_ws_close(void *ctx, struct gf_ws *ws)
+{
+    struct fake *fake = ctx;
+
+    for (int i = 0; i < CLIENTS; i++)
+        if (fake->clients[i].ws == ws) {
+            fake->clients[i].ws = NULL;
+            fake->clients[i].room = 0;
+        }
+}
+
+static void on_ws_text(void *ctx, struct gf_ws *ws, const char *text, size_t len)
+{
+    (void)ctx;
+    (void)ws;
+    fail_msg("the harness sent %.*s", (int)len, text);
+}
+
+static struct fake *start_fake(enum fault fault)
+{
+    static const struct gf_http_opts opts = {.bind = "127.0.0.1", .header_max = 16384, .body_max = 16384, .connections_max = 256,
+                                             .header_timeout_ms = 60000, .body_timeout_ms = 60000, .idle_timeout_ms = 60000,
+                                             .request_timeout_ms = 60000};
+    struct fake *fake = gf_xcalloc(1, sizeof(*fake));
+    struct gf_error error;
+
+    fake->fault = fault;
+    fake->loop = gf_loop_create();
+    fake->handler = (struct gf_ws_handler){.on_text = on_ws_text, .on_close = on_ws_close, .ctx = fake, .message_max = 4096,
+                                           .queue_frames = 1024, .queue_bytes = 1 << 20};
+    assert_int_equal(gf_jwt_create(&config, &fake->jwt, &error), GF_OK);
+    assert_int_equal(gf_http_server_create(fake->loop, &opts, on_request, fake, &fake->server, &error), GF_OK);
+    gf_http_server_on_upgrade(fake->server, on_upgrade);
+    return fake;
+}
+
+static void stop_fake(struct fake **fake)
+{
+    gf_http_server_close(&(*fake)->server);
+    gf_loop_destroy(&(*fake)->loop);
+    gf_jwt_destroy(&(*fake)->jwt);
+    free(*fake);
+    *fake = NULL;
+}
+
+/* Runs the harness against a fake with this fault; the caller frees the report. */
+static struct load_report *run(enum fault fault, bool closed_loop)
+{
+    struct fake *fake = start_fake(fault);
+    struct load_report *report = gf_xcalloc(1, sizeof(*report));
+    struct load_opts opts;
+    struct gf_error error;
+    struct load *load;
+    bool never_comes = fault == LOSE_FRAME || fault == LOSE_OUTCOME || fault == WRONG_ROOM || fault == DROP_CONNECTIONS;
+    char url[40];
+    char *argv[] = {"load",      "--ingest",  url,         "--gateway", url,       "--users",                       "1-30",
+                    "--rooms",   "3",         "--viewers", "6",         "--senders", "6",                           "--rate",
+                    closed_loop ? "0" : "200", "--seconds", "1",        "--drain", never_comes ? "1" : "30", "--warmup", "0"};
+
+    snprintf(url, sizeof(url), "http://127.0.0.1:%d", gf_http_server_port(fake->server));
+    if (load_opts_parse(&config, (int)GF_COUNT(argv), argv, &opts, &error) != GF_OK)
+        fail_msg("%s", error.text);
+    load = load_create(&config, &opts);
+    if (load_run(load, fake->loop, &error) != GF_OK)
+        fail_msg("%s", error.text);
+    assert_int_equal(load->opts.gift_count, 2); /* learnt from GET /v1/gifts */
+    assert_true(fault != FIRST_503 || fake->doubt_resolved);
+    *report = load->report;
+    load_destroy(&load);
+    assert_null(load);
+    stop_fake(&fake);
+    return report;
+}
+
+/* Runs with the fault; expects exactly `count` violations of this kind and no other. */
+static struct load_report *expect(enum fault fault, enum load_violation violation, int64_t count)
+{
+    struct load_report *report = run(fault, false);
+
+    if (report->violations[violation] != count || load_violations(report) != count)
+        fail_msg("fault %d: %" PRId64 " of violation %d, %" PRId64 " in all; first: %s", fault, report->violations[violation], violation,
+                 load_violations(report), report->examples[0]);
+    return report;
+}
+
+static void a_faithful_stack_passes(void **state)
+{
+    struct load_report *report = run(NONE, false);
+
+    (void)state;
+    assert_int_equal(load_violations(report), 0);
+    assert_int_equal(report->planned, 200);
+    assert_int_equal(report->sent, 200);
+    assert_int_equal(report->dropped, 0);
+    assert_int_equal(report->accepted, 200);
+    assert_int_equal(report->settled, 200);
+    assert_int_equal(report->answers[202], 200);
+    assert_int_equal(report->frames, 200 * 4); /* per room 2 senders and 2 viewers */
+    assert_int_equal(report->room_delivered, report->room_expected);
+    assert_int_equal(report->repeats, 0);
+    assert_int_equal(report->answer.count, 200);
+    assert_int_equal(report->sender.count, 200);
+    assert_int_equal(report->screen.count, 800);
+    free(report);
+}
+
+static void the_closed_loop_keeps_each_sender_busy(void **state)
+{
+    struct load_report *report = run(NONE, true);
+
+    (void)state;
+    assert_int_equal(load_violations(report), 0);
+    assert_true(report->accepted >= 6);
+    assert_int_equal(report->accepted, report->settled);
+    assert_int_equal(report->accepted, report->sent);
+    free(report);
+}
+
+static void a_lost_frame_is_a_violation(void **state)
+{
+    struct load_report *report = expect(LOSE_FRAME, LOAD_V_NO_FRAME, 1);
+
+    (void)state;
+    assert_int_equal(report->accepted, 200);
+    assert_int_equal(report->settled, 199);
+    assert_int_equal(report->outcome_by_get, 1);
+    free(report);
+}
+
+static void a_lost_outcome_is_a_violation(void **state)
+{
+    (void)state;
+    free(expect(LOSE_OUTCOME, LOAD_V_NO_OUTCOME, 1));
+}
+
+static void a_repeat_with_the_same_id_is_none(void **state)
+{
+    struct load_report *report = expect(REPEAT_FRAME, LOAD_V_NO_OUTCOME, 0);
+
+    (void)state;
+    assert_int_equal(report->repeats, 4);
+    assert_int_equal(report->frames, 800);
+    assert_int_equal(report->settled, 200);
+    free(report);
+}
+
+static void settled_and_rejected_is_a_violation(void **state)
+{
+    (void)state;
+    free(expect(SECOND_OUTCOME, LOAD_V_TWO_OUTCOMES, 1));
+}
+
+static void settled_twice_is_a_violation(void **state)
+{
+    (void)state;
+    free(expect(SECOND_SETTLEMENT, LOAD_V_TWO_OUTCOMES, 4)); /* each screen of the room tells */
+}
+
+static void a_refused_gift_with_an_effect_is_a_violation(void **state)
+{
+    struct load_report *report = expect(SETTLE_REFUSED, LOAD_V_REFUSED_HAD_EFFECT, 1);
+
+    (void)state;
+    assert_int_equal(report->answers[402], 1);
+    assert_string_equal(report->codes[0].text, "insufficient_balance");
+    free(report);
+}
+
+static void a_failure_shown_to_others_is_a_violation(void **state)
+{
+    (void)state;
+    free(expect(LEAK_FAILURE, LOAD_V_LEAKED, 3));
+}
+
+static void a_gift_shown_in_another_room_is_a_violation(void **state)
+{
+    struct load_report *report = run(WRONG_ROOM, false);
+
+    (void)state;
+    assert_true(report->violations[LOAD_V_LEAKED] > 0);
+    free(report);
+}
+
+static void a_message_that_does_not_parse_is_a_violation(void **state)
+{
+    (void)state;
+    free(expect(BAD_JSON, LOAD_V_BAD_FRAME, 4));
+}
+
+static void a_503_is_repeated_with_the_same_key(void **state)
+{
+    struct load_report *report = expect(FIRST_503, LOAD_V_NO_OUTCOME, 0);
+
+    (void)state;
+    assert_int_equal(report->retries, 1);
+    assert_int_equal(report->answers[503], 1);
+    assert_int_equal(report->accepted, 200);
+    free(report);
+}
+
+static void a_frame_missed_while_disconnected_is_asked_for(void **state)
+{
+    struct load_report *report = expect(DROP_CONNECTIONS, LOAD_V_NO_OUTCOME, 0);
+
+    (void)state;
+    assert_int_equal(report->reconnects, 12);
+    assert_true(report->outcome_by_get >= 1);
+    assert_int_equal(report->settled + report->outcome_by_get, 200);
+    free(report);
+}
+
+static void a_rejection_is_an_outcome(void **state)
+{
+    struct load_report *report = expect(REJECT, LOAD_V_NO_OUTCOME, 0);
+
+    (void)state;
+    assert_int_equal(report->settled, 199);
+    assert_int_equal(report->rejected, 1);
+    assert_string_equal(report->reasons[0].text, "wallet_frozen");
+    free(report);
+}
+
+/* ---- parts ---- */
+
+struct collected {
+    int count;
+    struct load_frame last;
+};
+static void collect(void *ctx, const struct load_frame *frame)
+{
+    struct collected *collected = ctx;
+
+    collected->count++;
+    collected->last = *frame;
+}
+
+static void frames_are_read(void **state)
+{
+    static const struct {
+        const char *text;
+        int count; /* -1: refused */
+    } rows[] = {
+        {"{\"code\":\"history_lost\",\"ch\":\"room\",\"seq\":5}", 1},
+        {" [ {\"id\":\"1-2:5558\",\"ch\":\"user\",\"code\":5558} , {\"code\":5560,\"a\":[[],{}],\"ch\":\"room\"} ] ", 2},
+        {"{}", 1},
+        {"[{}]", 1},
+        {"", -1},
+        {"[]", -1},
+        {"{", -1},
+        {"[{}", -1},
+        {"{}x", -1},
+        {"{}{}", -1},
+        {"\"text\"", -1},
+        {"{\"code\":5556,\"ch\":\"room\"}", -1},                     /* no id, no request */
+        {"{\"code\":5556,\"id\":\"1-2:5556\",\"data\":{\"request_id\":\"short\"}}", -1},
+        {"{\"ch\":\"all\"}", -1},
+        {"{\"id\":\"unfinished}", -1},
+        {"{\"id\":\"x\\\"}", -1},
+        {"{\"a\":}", -1},
+        {"{\"a\" 1}", -1},
+        {"{\"a\":[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}", -1},
+        {"{\"room_id\":1.5}", -1},
+        {"{\"room_id\":99999999999999999999}", -1},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(rows); i++) {
+        struct collected collected = {0};
+        bool ok = load_frames_read(rows[i].text, strlen(rows[i].text), collect, &collected);
+
+        if (ok != (rows[i].count >= 0) || (ok && collected.count != rows[i].count))
+            fail_msg("row %zu: %s", i, rows[i].text);
+    }
+}
+
+static void the_table_finds_every_request(void **state)
+{
+    struct load_table table;
+    struct gf_uuid absent = gf_uuid_v7();
+
+    (void)state;
+    load_table_init(&table, 0);
+    for (uint32_t i = 0; i < 20000; i++) { /* grows several times */
+        uint32_t row = load_table_add(&table);
+
+        assert_int_equal(row, i);
+        table.rows[row].id = gf_uuid_v7();
+        load_table_index(&table, row);
+    }
+    for (uint32_t i = 0; i < 20000; i++)
+        assert_int_equal(load_table_find(&table, &table.rows[i].id), i);
+    assert_int_equal(load_table_find(&table, &absent), LOAD_NONE);
+    load_table_free(&table);
+}
+
+static void names_beyond_the_table_are_counted_as_other(void **state)
+{
+    struct load_name names[LOAD_NAMES] = {0};
+    int64_t sum = 0;
+    char text[16];
+
+    (void)state;
+    for (int i = 0; i < 100; i++)
+        load_count_name(names, text, (size_t)snprintf(text, sizeof(text), "code%d", i % 50));
+    for (int i = 0; i < LOAD_NAMES; i++)
+        sum += names[i].count;
+    assert_int_equal(sum, 100);
+    assert_int_equal(names[0].count, 2);
+    assert_string_equal(names[LOAD_NAMES - 1].text, "other");
+}
+
+static void both_reports_say_what_was_found(void **state)
+{
+    struct load_report *report = gf_xcalloc(1, sizeof(*report));
+    struct load_opts opts = {.rate = 100, .seed = 5};
+    struct gf_buf out;
+    json_t *json;
+
+    (void)state;
+    gf_buf_init(&out, 65536);
+    report->accepted = 7;
+    report->answers[202] = 7;
+    gf_hist_add(&report->answer, 1500);
+    load_count_name(report->codes, "rate_limited", 12);
+    load_violate(report, LOAD_V_NO_OUTCOME, NULL, "user \"7\"");
+    load_report_json(&opts, report, &out);
+    json = json_loads(out.data, JSON_REJECT_DUPLICATES, NULL);
+    if (!json)
+        fail_msg("not JSON: %s", out.data);
+    assert_int_equal(json_integer_value(json_object_get(json, "accepted")), 7);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(json, "answers"), "202")), 7);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(json, "violations"), "no_outcome")), 1);
+    assert_true(json_is_false(json_object_get(json, "ok")));
+    json_decref(json);
+    gf_buf_reset(&out);
+    load_report_human(&opts, report, &out);
+    assert_non_null(strstr(out.data, "VIOLATION no_outcome 1"));
+    assert_non_null(strstr(out.data, "verdict   VIOLATED"));
+    gf_buf_free(&out);
+    free(report);
+}
+
+static void options_are_checked(void **state)
+{
+    static const char *const bad[][3] = {
+        {"--rate", "-1"},       {"--rate", "x"},      {"--rate", NULL},        {"--nothing", "1"},      {"--users", "5"},
+        {"--users", "9-3"},     {"--gift", "1,,2"},   {"--gift", "0"},         {"--ingest", "host"},    {"--ingest", "http://h:0"},
+        {"--ingest", "http://h:70000"}, {"--senders", "501"}, {"--bad-percent", "101"}, {"stray", "x"}, {"--gateway", "ws://:80"},
+    };
+    char *good[] = {"load", "--ingest", "http://a:1,http://b:2/", "--gateway", "ws://c:3", "--gift", "5,6", "--poor", "7-9", "--json"};
+    struct load_opts opts;
+    struct gf_error error;
+
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(bad); i++) {
+        char name[40], value[40];
+        char *argv[] = {"load", name, value};
+
+        snprintf(name, sizeof(name), "%s", bad[i][0]);
+        snprintf(value, sizeof(value), "%s", bad[i][1] ? bad[i][1] : "");
+        if (load_opts_parse(&config, bad[i][1] ? 3 : 2, argv, &opts, &error) != GF_REJECT)
+            fail_msg("accepted %s %s", name, value);
+    }
+    assert_int_equal(load_opts_parse(&config, (int)GF_COUNT(good), good, &opts, &error), GF_OK);
+    assert_int_equal(opts.ingest_count, 2);
+    assert_string_equal(opts.ingest[1].host, "b");
+    assert_int_equal(opts.ingest[1].port, 2);
+    assert_int_equal(opts.gateway[0].port, 3);
+    assert_int_equal(opts.gifts[1], 6);
+    assert_int_equal(opts.poor_to, 9);
+    assert_true(opts.json);
+}
+
+static int make_secret(void **state)
+{
+    char path[64];
+    FILE *file;
+
+    (void)state;
+    if (!mkdtemp(folder) || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+        return -1;
+    snprintf(path, sizeof(path), "%s/secret", folder);
+    file = fopen(path, "w");
+    if (!file || fputs("0123456789abcdef0123456789abcdef", file) < 0 || fclose(file) != 0)
+        return -1;
+    gf_copy(config.auth_hs256_secret_file, sizeof(config.auth_hs256_secret_file), path);
+    gf_copy(config.ingest_bind, sizeof(config.ingest_bind), "127.0.0.1");
+    gf_copy(config.gateway_bind, sizeof(config.gateway_bind), "127.0.0.1");
+    config.ingest_port = config.gateway_port = 1;
+    return 0;
+}
+
+static int drop_secret(void **state)
+{
+    (void)state;
+    unlink(config.auth_hs256_secret_file);
+    return rmdir(folder);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(frames_are_read),
+        cmocka_unit_test(the_table_finds_every_request),
+        cmocka_unit_test(names_beyond_the_table_are_counted_as_other),
+        cmocka_unit_test(both_reports_say_what_was_found),
+        cmocka_unit_test(options_are_checked),
+        cmocka_unit_test(a_faithful_stack_passes),
+        cmocka_unit_test(the_closed_loop_keeps_each_sender_busy),
+        cmocka_unit_test(a_lost_frame_is_a_violation),
+        cmocka_unit_test(a_lost_outcome_is_a_violation),
+        cmocka_unit_test(a_repeat_with_the_same_id_is_none),
+        cmocka_unit_test(settled_and_rejected_is_a_violation),
+        cmocka_unit_test(settled_twice_is_a_violation),
+        cmocka_unit_test(a_refused_gift_with_an_effect_is_a_violation),
+        cmocka_unit_test(a_failure_shown_to_others_is_a_violation),
+        cmocka_unit_test(a_gift_shown_in_another_room_is_a_violation),
+        cmocka_unit_test(a_message_that_does_not_parse_is_a_violation),
+        cmocka_unit_test(a_503_is_repeated_with_the_same_key),
+        cmocka_unit_test(a_frame_missed_while_disconnected_is_asked_for),
+        cmocka_unit_test(a_rejection_is_an_outcome),
+    };
+
+    return cmocka_run_group_tests(tests, make_secret, drop_secret);
+}
