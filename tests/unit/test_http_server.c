@@ -515,6 +515,55 @@ static void head_has_the_length_but_no_body(void **state)
     stop(fixture);
 }
 
+/* Everything the server says to these bytes, which end with a request that closes the connection. */
+static void exchange(const struct fixture *fixture, const char *bytes, char *all_r, size_t size)
+{
+    int fd = dial(fixture);
+    size_t len = 0;
+    ssize_t got;
+
+    put(fd, bytes, strlen(bytes));
+    while ((got = recv(fd, all_r + len, size - 1 - len, 0)) > 0)
+        len += (size_t)got;
+    all_r[len] = '\0';
+    (void)close(fd);
+}
+
+static void only_pages_of_named_origins_may_call(void **state)
+{
+#define ASK(origin) "OPTIONS /v1 HTTP/1.1\r\n" HOST "Connection: close\r\nOrigin: " origin "\r\nAccess-Control-Request-Method: POST\r\n\r\n"
+#define CALL(origin) "GET /v1 HTTP/1.1\r\n" HOST "Connection: close\r\nOrigin: " origin "\r\n\r\n"
+    static const struct {
+        const char *bytes, *first, *allowed;
+    } cases[] = {
+        {ASK("http://b.test:81"), "HTTP/1.1 204 ", "Access-Control-Allow-Origin: http://b.test:81\r\n"},
+        {ASK("http://a.test"), "HTTP/1.1 204 ", "Access-Control-Allow-Methods: GET, POST"},
+        {CALL("http://a.test"), "HTTP/1.1 200 ", "Access-Control-Allow-Origin: http://a.test\r\nVary: Origin\r\n"},
+        {ASK("http://b.test"), "HTTP/1.1 200 ", NULL}, /* the handler's: it is no preflight of ours */
+        {CALL("http://b.test:8"), "HTTP/1.1 200 ", NULL},
+        {CALL("http://a.test,http://b.test:81"), "HTTP/1.1 200 ", NULL},
+        {CALL(""), "HTTP/1.1 200 ", NULL},
+        {CALL("http://a.test\r\nOrigin: http://a.test"), "HTTP/1.1 200 ", NULL},
+        {"GET /v1 HTTP/1.1\r\nOrigin: http://a.test\r\n\r\n", "HTTP/1.1 400 ", NULL},
+    };
+    struct gf_http_opts opts = patient();
+    struct fixture *fixture;
+    char all[8192];
+
+    (void)state;
+    opts.origins = "http://a.test, http://b.test:81";
+    fixture = start(&opts);
+    for (size_t i = 0; i < GF_COUNT(cases); i++) {
+        exchange(fixture, cases[i].bytes, all, sizeof(all));
+        assert_ptr_equal(strstr(all, cases[i].first), all);
+        if (cases[i].allowed != NULL)
+            assert_non_null(strstr(all, cases[i].allowed));
+        else
+            assert_null(strstr(all, "Access-Control"));
+    }
+    stop(fixture);
+}
+
 static void slow_clients_get_408(void **state)
 {
     static const char *const starts[] = {"G", "GET / HTTP/1.1\r\nHost", "POST / HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nab"};
@@ -721,6 +770,7 @@ int main(void)
         cmocka_unit_test(too_large_input_is_cut),
         cmocka_unit_test(a_body_is_asked_for_with_100_continue),
         cmocka_unit_test(head_has_the_length_but_no_body),
+        cmocka_unit_test(only_pages_of_named_origins_may_call),
         cmocka_unit_test(slow_clients_get_408),
         cmocka_unit_test(a_late_answer_is_dropped_after_503),
         cmocka_unit_test(a_request_outlives_its_client),

@@ -88,6 +88,7 @@ static void build(struct conn *conn, const struct gf_http_answer *answer)
     }
     if (answer->headers != NULL)
         gf_buf_adds(out, answer->headers);
+    cors_headers(conn, out);
     if (conn->close_after)
         gf_buf_adds(out, "Connection: close\r\n");
     else if (conn->parser.ll.http_minor == 0)

@@ -68,6 +68,10 @@ void conn_send(struct conn *conn, const struct gf_http_answer *answer);
 void conn_send_problem(struct conn *conn, const struct gf_http_problem *problem);
 void conn_send_continue(struct conn *conn);
 
+/* cors.c */
+void cors_headers(const struct conn *conn, struct gf_buf *out);
+bool cors_preflight(struct conn *conn);
+
 /* server.c */
 void conn_close(struct conn *conn);
 void conn_written(struct conn *conn); /* the whole answer has left */

@@ -218,7 +218,7 @@ static void dispatch(struct conn *conn)
         gf_metric_set(GF_M_HTTP_IN_FLIGHT, server->in_flight);
     if (conn->parser.upgrade && server->on_upgrade != NULL)
         upgrade(conn);
-    else
+    else if (!cors_preflight(conn))
         server->on_request(&conn->req, server->ctx);
 }
 
@@ -531,7 +531,8 @@ void gf_http_server_close(struct gf_http_server **server)
     stop_listening(s);
     while (s->conns != NULL)
         conn_close(s->conns);
-    *server = NULL; /* freed by the last close callback */
+    *server = NULL; /* freed by the last close callback, */
+    free_server_if_done(s); /* or here, when a drain has seen them all */
 }
 
 /* ---- the handler's side ---- */
