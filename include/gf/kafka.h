@@ -75,6 +75,7 @@ struct gf_kafka_consumer;
 #define GF_KAFKA_STORED INT64_C(-1000)
 #define GF_KAFKA_SKIP INT64_C(-9999)
 typedef int64_t (*gf_kafka_assign_fn)(void *ctx, int32_t partition);
+/* Comes for every partition of the assignment, those that on_assign skipped included. */
 typedef void (*gf_kafka_revoke_fn)(void *ctx, int32_t partition, bool lost);
 /* An offset that is out of range or another broken promise of the log: the partition is stopped. */
 typedef void (*gf_kafka_broken_fn)(void *ctx, int32_t partition, const char *reason);

@@ -35,8 +35,10 @@
     X(SETTLE_UNCERTAIN, COUNTER, "giftflow_settle_uncertain_commits_total", "", "COMMITs whose answer was lost and looked up") \
     X(SETTLE_FENCED, COUNTER, "giftflow_settle_fenced_total", "", "batches dropped because another process took over") \
     X(SETTLE_PARTITIONS, GAUGE, "giftflow_settle_partitions", "", "partitions owned")                                 \
+    X(SETTLE_STOPPED, GAUGE, "giftflow_settle_stopped_partitions", "", "partitions that must not go on: see the log")     \
     X(SETTLE_LAG_MS, GAUGE, "giftflow_settle_oldest_age_milliseconds", "", "age of the oldest command seen unsettled") \
     X(PUBLISH_PENDING, GAUGE, "giftflow_publish_pending", "", "wallets waiting for their Redis publish")              \
+    X(PUBLISH_DROPPED, COUNTER, "giftflow_publish_dropped_total", "", "publishes dropped because Redis could not keep up") \
     X(PUBLISHED, COUNTER, "giftflow_wallets_published_total", "", "wallets published to Redis")                       \
     X(NOTICES, COUNTER, "giftflow_notices_total", "", "notices acknowledged by Kafka")                                \
     X(ROUTER_NOTICES, COUNTER, "giftflow_router_notices_total", "", "notices read by the router")                     \

@@ -126,8 +126,7 @@ static void revoke_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topi
     rd_kafka_resp_err_t err;
 
     for (int i = 0; i < list->cnt && consumer->on_revoke != NULL; i++)
-        if (find_part(consumer, list->elems[i].partition) != NULL)
-            consumer->on_revoke(consumer->ctx, list->elems[i].partition, lost);
+        consumer->on_revoke(consumer->ctx, list->elems[i].partition, lost); /* skipped ones too: their owner knows of them */
     close_parts(consumer);
     err = rd_kafka_assign(consumer->rk, NULL);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR)

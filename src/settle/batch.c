@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Decoding and classification of consumed records. See batch.h. */
+#include "batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "gf/hash.h"
+#include "gf/num.h"
+
+static uint32_t table_size(int max)
+{
+    uint32_t size = 16;
+
+    while (size < (uint32_t)max * 2)
+        size *= 2;
+    return size;
+}
+
+struct batch *batch_create(int max)
+{
+    struct batch *batch = gf_xcalloc(1, sizeof(*batch));
+    size_t n = (size_t)max;
+    uint32_t slots = table_size(max);
+
+    GF_ASSERT(max > 0);
+    batch->max = max;
+    batch->sha = gf_sha256_create();
+    batch->messages = gf_xcalloc(n, sizeof(batch->messages[0]));
+    batch->commands = gf_xcalloc(n, sizeof(batch->commands[0]));
+    batch->details = gf_xcalloc(n, sizeof(batch->details[0]));
+    batch->slots = gf_xcalloc(slots, sizeof(batch->slots[0]));
+    batch->slot_mask = slots - 1;
+    batch->fates = gf_xcalloc(n, 1);
+    batch->reasons = gf_xcalloc(n, 1);
+    batch->planned = gf_xcalloc(n, sizeof(batch->planned[0]));
+    batch->origins = gf_xcalloc(n, sizeof(batch->origins[0]));
+    batch->users = gf_xcalloc(n, sizeof(batch->users[0]));
+    batch->credit_ids = gf_xcalloc(n, sizeof(batch->credit_ids[0]));
+    batch->wallets = gf_xcalloc(n, sizeof(batch->wallets[0]));
+    batch->credits = gf_xcalloc(n, sizeof(batch->credits[0]));
+    batch->plan.trades = gf_xcalloc(n, sizeof(batch->plan.trades[0]));
+    return batch;
+}
+
+void batch_destroy(struct batch **batch)
+{
+    struct batch *old = *batch;
+
+    if (old == NULL)
+        return;
+    batch_release(old);
+    gf_sha256_destroy(&old->sha);
+    free(old->messages);
+    free(old->commands);
+    free(old->details);
+    free(old->slots);
+    free(old->fates);
+    free(old->reasons);
+    free(old->planned);
+    free(old->origins);
+    free(old->users);
+    free(old->credit_ids);
+    free(old->wallets);
+    free(old->credits);
+    free(old->plan.trades);
+    free(old);
+    *batch = NULL;
+}
+
+void batch_release(struct batch *batch)
+{
+    gf_kafka_batch_free(batch->messages, batch->count);
+    batch->count = batch->at = batch->n = 0;
+}
+
+static void digest_prefix(struct batch *batch, const void *bytes, size_t len, uint8_t fp_r[BATCH_FP])
+{
+    uint8_t digest[32];
+
+    gf_sha256_begin(batch->sha);
+    if (len > 0)
+        gf_sha256_add(batch->sha, bytes, len);
+    gf_sha256_end(batch->sha, digest);
+    memcpy(fp_r, digest, BATCH_FP);
+}
+
+void batch_record_fp(struct batch *batch, const struct gf_kafka_message *message, uint8_t fp_r[BATCH_FP])
+{
+    digest_prefix(batch, message->value, message->value != NULL ? message->value_len : 0, fp_r);
+}
+
+static void start_command(const struct gf_kafka_message *message, struct gf_command *command_r)
+{
+    *command_r = (struct gf_command){.off = message->offset,
+                                     .append_ms = message->timestamp_ms > 0 ? message->timestamp_ms : 0};
+}
+
+static void decode(struct batch *batch, int i, int32_t partitions)
+{
+    const struct gf_kafka_message *message = &batch->messages[i];
+    struct gf_command *command = &batch->commands[i];
+    char text[160];
+
+    start_command(message, command);
+    gf_command_decode(message->value, message->value_len, command, batch->details[i]);
+    if (command->dead == GF_DEAD_NONE)
+        digest_prefix(batch, text, gf_command_fp_text(command, text), command->fp);
+    else if (command->readable) /* nothing else stands for its content */
+        batch_record_fp(batch, message, command->fp);
+    gf_command_check_key(command, message->key, message->key_len, message->partition, partitions);
+}
+
+void batch_load(struct batch *batch, int count, int32_t partitions)
+{
+    GF_ASSERT(count > 0 && count <= batch->max);
+    batch->count = count;
+    batch->partition = batch->messages[0].partition;
+    for (int i = 0; i < count; i++) {
+        GF_ASSERT(batch->messages[i].partition == batch->partition);
+        decode(batch, i, partitions);
+    }
+}
+
+void batch_load_unparsed(struct batch *batch)
+{
+    const struct gf_kafka_message *message = &batch->messages[0];
+    struct gf_command *command = &batch->commands[0];
+    const char *id;
+    size_t len = 0;
+
+    batch->count = 1;
+    batch->partition = message->partition;
+    start_command(message, command);
+    command->kind = GF_KIND_GIFT;
+    command->dead = GF_DEAD_CRASH_LOOP;
+    gf_copy(batch->details[0], BATCH_DETAIL, "not parsed");
+    id = gf_kafka_message_header(message, "ce_id", &len);
+    command->readable = id != NULL && gf_uuid_parse(id, len, &command->request_id) && message->key != NULL &&
+                        gf_num_parse_i64(message->key, message->key_len, 1, GF_ID_MAX, &command->user_id);
+    if (command->readable)
+        batch_record_fp(batch, message, command->fp);
+}
+
+static struct pair_slot *find_slot(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id)
+{
+    uint64_t halves[2];
+    uint32_t at;
+
+    memcpy(halves, request_id->b, sizeof(halves));
+    at = (uint32_t)gf_hash_u64(halves[0] ^ gf_hash_u64(halves[1] ^ gf_hash_u64((uint64_t)user_id)));
+    for (;; at++) { /* ends: the table is at most half full */
+        struct pair_slot *slot = &batch->slots[at & batch->slot_mask];
+        const struct gf_command *first;
+
+        if (slot->record == 0)
+            return slot;
+        first = batch_command(batch, slot->record - 1);
+        if (first->user_id == user_id && gf_uuid_compare(&first->request_id, request_id) == 0)
+            return slot;
+    }
+}
+
+void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
+{
+    GF_ASSERT(at >= 0 && n > 0 && at + n <= batch->count);
+    batch->at = at;
+    batch->n = n;
+    batch->refusals = 0;
+    batch->first_offset = first_offset;
+    batch->next_offset = batch->commands[at + n - 1].off + 1;
+    GF_ASSERT(batch->commands[at].off >= first_offset);
+    memset(batch->slots, 0, sizeof(batch->slots[0]) * ((size_t)batch->slot_mask + 1));
+    for (int i = 0; i < n; i++) {
+        const struct gf_command *command = batch_command(batch, i);
+        struct pair_slot *slot;
+
+        if (!command->readable)
+            continue;
+        slot = find_slot(batch, &command->request_id, command->user_id);
+        if (slot->record != 0)
+            continue;
+        slot->record = i + 1;
+        memcpy(slot->fp, command->fp, BATCH_FP);
+    }
+}
+
+bool batch_mark_known(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id, const uint8_t fp[BATCH_FP])
+{
+    struct pair_slot *slot = find_slot(batch, request_id, user_id);
+
+    if (slot->record == 0 || slot->known)
+        return false;
+    slot->known = true;
+    memcpy(slot->fp, fp, BATCH_FP);
+    return true;
+}
+
+/* The first of a pair is the plan's; every other record is judged against its content. */
+static enum fate judge(struct batch *batch, int i, enum gf_dead *reason_r)
+{
+    const struct gf_command *command = batch_command(batch, i);
+    const struct pair_slot *slot;
+
+    *reason_r = command->dead;
+    if (batch->refusals > 0)
+        *reason_r = GF_DEAD_SQL_REFUSED;
+    if (!command->readable || batch->refusals > 1)
+        return *reason_r != GF_DEAD_NONE ? FATE_DEAD : FATE_PLAN;
+    slot = find_slot(batch, &command->request_id, command->user_id);
+    GF_ASSERT(slot->record != 0);
+    if (!slot->known && slot->record == i + 1)
+        return FATE_PLAN;
+    if (*reason_r != GF_DEAD_NONE)
+        return FATE_DEAD;
+    if (memcmp(slot->fp, command->fp, BATCH_FP) == 0)
+        return FATE_DUPLICATE;
+    *reason_r = GF_DEAD_ID_REUSED;
+    return FATE_DEAD;
+}
+
+static int compare_i64(const void *a, const void *b)
+{
+    int64_t x, y;
+
+    memcpy(&x, a, sizeof(x));
+    memcpy(&y, b, sizeof(y));
+    return (x > y) - (x < y);
+}
+
+static int compare_uuid(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(struct gf_uuid));
+}
+
+static int unique(void *array, int count, size_t size)
+{
+    char *at = array;
+    int kept = 0;
+
+    for (int i = 0; i < count; i++) {
+        if (kept > 0 && memcmp(at + (size_t)(kept - 1) * size, at + (size_t)i * size, size) == 0)
+            continue;
+        if (kept != i)
+            memcpy(at + (size_t)kept * size, at + (size_t)i * size, size);
+        kept++;
+    }
+    return kept;
+}
+
+static void collect_names(struct batch *batch)
+{
+    batch->user_count = batch->credit_id_count = 0;
+    for (int i = 0; i < batch->planned_count; i++) {
+        const struct gf_command *command = &batch->planned[i];
+
+        if (command->dead != GF_DEAD_NONE)
+            continue; /* moves nothing; its wallet may be another partition's */
+        batch->users[batch->user_count++] = command->user_id;
+        if (command->kind != GF_KIND_GIFT)
+            batch->credit_ids[batch->credit_id_count++] = command->request_id;
+    }
+    qsort(batch->users, (size_t)batch->user_count, sizeof(batch->users[0]), compare_i64);
+    batch->user_count = unique(batch->users, batch->user_count, sizeof(batch->users[0]));
+    qsort(batch->credit_ids, (size_t)batch->credit_id_count, sizeof(batch->credit_ids[0]), compare_uuid);
+    batch->credit_id_count = unique(batch->credit_ids, batch->credit_id_count, sizeof(batch->credit_ids[0]));
+}
+
+void batch_classify(struct batch *batch)
+{
+    GF_ASSERT(batch->refusals == 0 || batch->n == 1);
+    batch->planned_count = batch->duplicates = batch->dead = 0;
+    batch->wallet_count = batch->credit_count = 0;
+    for (int i = 0; i < batch->n; i++) {
+        enum gf_dead reason;
+        enum fate fate = judge(batch, i, &reason);
+
+        batch->fates[i] = (uint8_t)fate;
+        batch->reasons[i] = (uint8_t)reason;
+        batch->duplicates += fate == FATE_DUPLICATE;
+        batch->dead += fate == FATE_DEAD;
+        if (fate != FATE_PLAN)
+            continue;
+        batch->planned[batch->planned_count] = *batch_command(batch, i);
+        batch->planned[batch->planned_count].dead = reason;
+        batch->origins[batch->planned_count++] = i;
+    }
+    collect_names(batch);
+}
+
+const struct gf_wallet *batch_find_wallet(const struct batch *batch, int64_t user_id)
+{
+    int low = 0, high = batch->wallet_count;
+
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+
+        if (batch->wallets[middle].user_id < user_id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < batch->wallet_count && batch->wallets[low].user_id == user_id ? &batch->wallets[low] : NULL;
+}

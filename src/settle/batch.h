@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* The records taken from one partition and what one settlement transaction makes of a window of them: decoded commands,
+ * who is a duplicate of whom, the wallets and credits they name, the plan. Plain memory: no I/O.
+ * Owns the Kafka messages from batch_load to batch_release. All arrays are allocated once, for `max` records.
+ * Thread: the lane's. */
+#include "gf/crypto.h"
+#include "gf/kafka.h"
+#include "gf/plan.h"
+
+#define BATCH_DETAIL 96 /* gf_command_decode's */
+#define BATCH_FP 8
+
+/* What becomes of a record of the window. */
+enum fate {
+    FATE_PLAN,      /* judged by the plan; leaves a trade row unless the plan says otherwise */
+    FATE_DUPLICATE, /* same id, same content as one before: counted, its hold released, nothing else (F1) */
+    FATE_DEAD,      /* dead letter without a trade row: id unknown, or its row stands already */
+};
+
+/* Open addressing over (request_id, user_id). */
+struct pair_slot {
+    int32_t record; /* index in the window of the first record with this pair, plus 1; 0: free */
+    bool known;     /* `trade` has this pair */
+    uint8_t fp[BATCH_FP];
+};
+
+struct batch {
+    int max;
+    int32_t partition;
+    struct gf_sha256_ctx *sha;
+
+    /* taken from Kafka, decoded once */
+    struct gf_kafka_message *messages;
+    struct gf_command *commands;
+    char (*details)[BATCH_DETAIL];
+    int count;
+
+    /* the window of one transaction: records [at, at + n) */
+    int at, n;
+    int64_t first_offset, next_offset; /* progress.next_offset before and after */
+    int refusals;                      /* of a window of one record: how often MySQL refused it (F12 b) */
+    struct pair_slot *slots;
+    uint32_t slot_mask;
+    uint8_t *fates, *reasons;     /* [n]: enum fate; enum gf_dead of FATE_DEAD */
+    struct gf_command *planned;   /* copies, in offset order */
+    int32_t *origins;             /* planned[i] is record origins[i] of the window */
+    int planned_count;
+    int duplicates, dead;         /* outside the plan */
+    int64_t *users;               /* sorted, unique: whose wallets are locked */
+    int user_count;
+    struct gf_uuid *credit_ids;   /* sorted, unique */
+    int credit_id_count;
+    struct gf_wallet *wallets;
+    int wallet_count;
+    struct gf_credit *credits;
+    int credit_count;
+    struct gf_plan plan;
+};
+
+struct batch *batch_create(int max);
+void batch_destroy(struct batch **batch);
+
+/* Decodes messages[0..count), which the caller has taken into batch->messages. */
+void batch_load(struct batch *batch, int count, int32_t partitions);
+/* The same for one record that must not be parsed again (F12 a): a dead letter whose key and ce_id header give its ids. */
+void batch_load_unparsed(struct batch *batch);
+void batch_release(struct batch *batch);
+
+/* Chooses records [at, at + n) for the next transaction, which starts at progress.next_offset = first_offset. */
+void batch_window(struct batch *batch, int at, int n, int64_t first_offset);
+/* `trade` holds this pair. True if the window has it and did not know. */
+bool batch_mark_known(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id, const uint8_t fp[BATCH_FP]);
+/* Decides fates and fills planned, users and credit_ids. Repeatable. */
+void batch_classify(struct batch *batch);
+const struct gf_wallet *batch_find_wallet(const struct batch *batch, int64_t user_id);
+/* First 8 bytes of SHA-256 over the record's value: progress.last_fp (F5). */
+void batch_record_fp(struct batch *batch, const struct gf_kafka_message *message, uint8_t fp_r[BATCH_FP]);
+
+static inline const struct gf_command *batch_command(const struct batch *batch, int i) { return &batch->commands[batch->at + i]; }
+static inline const struct gf_kafka_message *batch_message(const struct batch *batch, int i) { return &batch->messages[batch->at + i]; }

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A partition comes, goes or breaks. Taking one over means: its live log, the same partition count as at init (F4), the
+ * same records as when the last owner read them (F5), a new epoch (F8), and the range whose notices and balances the last
+ * owner may not have told. What does not fit stops the partition, loudly, and only this one. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "gf/clock.h"
+#include "gf/log.h"
+#include "gf/metrics.h"
+#include "lane_internal.h"
+
+#define CLAIM_TRIES 2           /* the second one on a fresh connection */
+#define REPUBLISH_OFFSETS 20000 /* wallets of so many offsets are published again at a take-over (F10) */
+#define CAREFUL_STALLS 3        /* assignments without progress after which records are taken singly (F12 a) */
+#define COMPARE_MS 30000
+
+void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...)
+{
+    struct part *part = lane_part(lane, partition);
+    struct shared *shared = lane->shared;
+    char reason[160];
+    va_list args;
+
+    va_start(args, fmt);
+    (void)vsnprintf(reason, sizeof(reason), fmt, args);
+    va_end(args);
+    lane_drop_part(lane, part);
+    if (!part->stopped) {
+        part->stopped = true;
+        atomic_fetch_add(&lane->status.stopped, 1);
+        gf_metric_add(GF_M_SETTLE_STOPPED, 1);
+    }
+    pthread_mutex_lock(&shared->lock);
+    (void)snprintf(shared->stop_reason, sizeof(shared->stop_reason), "partition %" PRId32 " is stopped: %s", partition, reason);
+    pthread_mutex_unlock(&shared->lock);
+    gf_log(GF_ERROR, "partition_stopped", "topic=%s partition=%" PRId32 " reason=\"%s\"", shared->topic, partition, reason);
+}
+
+/* Not consumed any more, whatever the reason. */
+void lane_drop_part(struct lane *lane, struct part *part)
+{
+    part->generation++;
+    notice_queue_drop(lane->notifier, &part->notices);
+    if (!part->owned)
+        return;
+    part->owned = false;
+    gf_metric_add(GF_M_SETTLE_PARTITIONS, -1);
+}
+
+enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low_r, int64_t *high_r, struct gf_error *error_r)
+{
+    struct shared *shared = lane->shared;
+    enum gf_class class;
+
+    pthread_mutex_lock(&shared->lock);
+    class = gf_kafka_watermarks(shared->admin, shared->topic, partition, low_r, high_r, error_r);
+    pthread_mutex_unlock(&shared->lock);
+    return class;
+}
+
+static enum gf_class ask_partitions(struct lane *lane, int *count_r, struct gf_error *error_r)
+{
+    struct shared *shared = lane->shared;
+    enum gf_class class;
+
+    pthread_mutex_lock(&shared->lock);
+    class = gf_kafka_topic_partitions(shared->admin, shared->topic, count_r, error_r);
+    pthread_mutex_unlock(&shared->lock);
+    if (class == GF_OK)
+        atomic_store(&shared->partitions_seen, *count_r);
+    return class;
+}
+
+/* Every 30 s one lane asks; every lane looks at the answer (F4). */
+void lane_compare_partitions(struct lane *lane)
+{
+    int64_t now_ms = gf_clock_mono_ms();
+    struct gf_error error;
+    int count = 0;
+
+    if (lane->index == 0 && now_ms - lane->looked_ms >= COMPARE_MS) {
+        lane->looked_ms = now_ms;
+        if (ask_partitions(lane, &count, &error) != GF_OK)
+            gf_log(GF_WARN, "partition_count_unknown", "error=\"%s\"", error.text);
+    }
+    count = atomic_load(&lane->shared->partitions_seen);
+    for (int32_t i = 0; count > 0 && i < lane->part_end; i++)
+        if (lane->parts[i].owned && lane->parts[i].claim.partitions != count)
+            lane_stop_part(lane, i, "the topic has %d partitions, the log was made for %" PRId32, count,
+                           lane->parts[i].claim.partitions);
+}
+
+static enum gf_class claim(struct lane *lane, int32_t partition, enum claimed *claimed_r, struct gf_error *error_r)
+{
+    struct part *part = lane_part(lane, partition);
+    enum gf_class class = GF_RETRY;
+
+    for (int i = 0; i < CLAIM_TRIES && class != GF_OK; i++)
+        class = store_claim(lane->store, lane->shared->topic, partition, lane->shared->owner, &part->claim, claimed_r, error_r);
+    return class;
+}
+
+/* Compares the log as MySQL knows it with the topic as it is. False: the partition was stopped. */
+static bool fits(struct lane *lane, int32_t partition, int count, int64_t low, int64_t high)
+{
+    const struct claim *claim = &lane_part(lane, partition)->claim;
+
+    if (count != claim->partitions)
+        lane_stop_part(lane, partition, "the topic has %d partitions, the log was made for %" PRId32, count,
+                       claim->partitions);
+    else if (low > claim->next_offset)
+        lane_stop_part(lane, partition, "records [%" PRId64 ", %" PRId64 ") are gone unsettled", claim->next_offset, low);
+    else if (high < claim->next_offset)
+        lane_stop_part(lane, partition, "the partition ends at %" PRId64 ", before the settled offset %" PRId64
+                                        ": truncated or made anew", high, claim->next_offset);
+    else
+        return true;
+    return false;
+}
+
+/* Returns the offset to start at. */
+static int64_t begin(struct lane *lane, int32_t partition, int64_t low, int64_t high)
+{
+    struct part *part = lane_part(lane, partition);
+    struct claim *claim = &part->claim;
+
+    part->owned = true;
+    part->check_last = claim->last_off >= 0 && claim->last_off >= low && claim->last_off < claim->next_offset;
+    if (!lane->config->settle_notices)
+        claim->notified = claim->next_offset;
+    part->rederive = claim->notified;
+    part->recover_to = claim->next_offset;
+    part->republish = claim->next_offset > REPUBLISH_OFFSETS ? claim->next_offset - REPUBLISH_OFFSETS : 0;
+    if (part->republish > part->rederive)
+        part->republish = part->rederive;
+    if (lane->shared->publisher == NULL)
+        part->republish = claim->next_offset;
+    /* Only a record can have stopped its consumers: none waits, none is suspect. */
+    part->careful_to = claim->stalls >= CAREFUL_STALLS && high > claim->next_offset
+                           ? claim->next_offset + lane->config->settle_batch
+                           : claim->next_offset;
+    if (part->careful_to > claim->next_offset)
+        gf_log(GF_WARN, "partition_stalled", "partition=%" PRId32 " offset=%" PRId64 " stalls=%" PRId64, partition,
+               claim->next_offset, claim->stalls);
+    gf_metric_add(GF_M_SETTLE_PARTITIONS, 1);
+    gf_log(GF_INFO, "partition_claimed", "partition=%" PRId32 " log=%" PRId32 " epoch=%" PRId64 " next_offset=%" PRId64
+                                         " end=%" PRId64, partition, claim->log, claim->epoch, claim->next_offset, high);
+    return part->check_last ? claim->last_off : claim->next_offset;
+}
+
+static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *start_r, struct gf_error *error_r)
+{
+    enum claimed claimed = CLAIM_NO_LOG;
+    int64_t low = 0, high = 0;
+    enum gf_class class;
+    int count = 0;
+
+    *start_r = GF_KAFKA_SKIP;
+    class = claim(lane, partition, &claimed, error_r);
+    if (class != GF_OK)
+        return class;
+    if (claimed == CLAIM_NO_LOG) {
+        lane_stop_part(lane, partition, "it has no live log: was `giftflow init` run for this topic?");
+        return GF_OK;
+    }
+    class = ask_partitions(lane, &count, error_r);
+    if (class == GF_OK)
+        class = lane_watermarks(lane, partition, &low, &high, error_r);
+    if (class == GF_OK && fits(lane, partition, count, low, high))
+        *start_r = begin(lane, partition, low, high);
+    return class;
+}
+
+int64_t lane_on_assign(void *ctx, int32_t partition)
+{
+    struct lane *lane = ctx;
+    struct part *part;
+    struct gf_error error;
+    int64_t start;
+
+    if (partition >= PARTS_MAX) {
+        gf_log(GF_ERROR, "partition_stopped", "partition=%" PRId32 " reason=\"more than %d partitions\"", partition, PARTS_MAX);
+        return GF_KAFKA_SKIP;
+    }
+    part = lane_part(lane, partition);
+    GF_ASSERT(!part->owned && part->notices.head == NULL);
+    *part = (struct part){.assigned = true, .generation = part->generation + 1};
+    lane->part_end = partition + 1 > lane->part_end ? partition + 1 : lane->part_end;
+    atomic_store(&lane->status.joined, true);
+    if (take_over(lane, partition, &start, &error) == GF_OK)
+        return start;
+    gf_log(GF_WARN, "claim_failed", "partition=%" PRId32 " error=\"%s\"", partition, error.text);
+    lane->rejoin = true; /* a later assignment may succeed */
+    return GF_KAFKA_SKIP;
+}
+
+void lane_on_revoke(void *ctx, int32_t partition, bool lost)
+{
+    struct lane *lane = ctx;
+    struct part *part;
+    struct gf_error error;
+
+    if (partition >= PARTS_MAX)
+        return;
+    part = lane_part(lane, partition);
+    if (part->owned) {
+        (void)notice_queue_advance(lane->notifier, &part->notices, &part->claim.notified);
+        /* Spares the next owner the repeats; never worth waiting for. */
+        if (!lost && lane->down_ms == 0 && part->claim.notified > part->claim.notified_written &&
+            store_notified(lane->store, &part->claim, &error) != GF_OK)
+            gf_log(GF_WARN, "notified_not_written", "partition=%" PRId32 " error=\"%s\"", partition, error.text);
+    }
+    lane_drop_part(lane, part);
+    if (part->stopped) {
+        atomic_fetch_sub(&lane->status.stopped, 1);
+        gf_metric_add(GF_M_SETTLE_STOPPED, -1);
+    }
+    *part = (struct part){.generation = part->generation};
+}
+
+void lane_on_broken(void *ctx, int32_t partition, const char *reason)
+{
+    lane_stop_part(ctx, partition, "%s", reason);
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* What the three files of a lane share. lane.c: the thread, its turns, joining and leaving the group. lane_claim.c: what
+ * happens when a partition comes or goes. lane_settle.c: records of a partition, from Kafka to what follows the commit.
+ * Thread: the lane's, for everything here. */
+#include "batch.h"
+#include "lane.h"
+#include "notify.h"
+#include "store.h"
+
+#define PARTS_MAX 1024 /* kafka.partitions' bound */
+
+/* A partition of the topic, as this lane knows it. */
+struct part {
+    bool assigned;       /* by the group */
+    bool owned;          /* claimed in MySQL, consumed */
+    bool stopped;        /* must not go on before somebody has looked */
+    uint32_t generation; /* changes with each assignment and revocation */
+    struct claim claim;
+    struct notice_queue notices;
+    int64_t rederive, republish, recover_to; /* what a former owner may not have told: [.., recover_to) */
+    int64_t careful_to; /* below this offset one record at a time (F12 a) */
+    bool check_last;    /* the first record must be the last consumed one (F5) */
+    int64_t notified_ms, committed_ms, fenced_ms;
+};
+
+struct lane {
+    struct shared *shared;
+    const struct gf_config *config;
+    int index;
+    pthread_t thread;
+    struct lane_status status;
+    struct gf_kafka_consumer *consumer;
+    struct store *store;
+    struct notifier *notifier;
+    struct batch *batch;
+    struct publish_item *items; /* [batch->max] */
+    struct part parts[PARTS_MAX];
+    int part_end;     /* highest partition seen + 1 */
+    bool rejoin;      /* leave the group and come back: the assignment cannot be served as it is */
+    int rejoins;      /* in a row */
+    bool started;
+    unsigned turns;
+    int64_t joined_ms;
+    int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
+    int64_t looked_ms; /* when the partition count was last compared */
+};
+
+/* lane.c */
+/* Serves group and producer for `ms`; callbacks of a rebalance may run inside. */
+void lane_pause(struct lane *lane, int64_t ms);
+static inline bool lane_stopping(const struct lane *lane) { return atomic_load(&lane->shared->stopping); }
+static inline struct part *lane_part(struct lane *lane, int32_t partition)
+{
+    GF_ASSERT(partition >= 0 && partition < PARTS_MAX);
+    return &lane->parts[partition];
+}
+
+/* lane_claim.c: callbacks of the consumer, and stopping a partition for good. */
+int64_t lane_on_assign(void *ctx, int32_t partition);
+void lane_on_revoke(void *ctx, int32_t partition, bool lost);
+void lane_on_broken(void *ctx, int32_t partition, const char *reason);
+void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...) GF_PRINTF(3, 4);
+void lane_drop_part(struct lane *lane, struct part *part);
+enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low_r, int64_t *high_r, struct gf_error *error_r);
+void lane_compare_partitions(struct lane *lane);
+
+/* lane_settle.c: one step for one partition; true if there may be more to do at once. */
+bool lane_serve_part(struct lane *lane, int32_t partition);

@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The records of one partition: taken from Kafka, settled in windows, told to Redis and to the notices topic.
+ * One window is one transaction. Its failures, by class:
+ *  RETRY, FATAL  rolled back: again after a bounded back-off, serving the group meanwhile; after settle.retry_max the lane
+ *                leaves the group and everything is read again from MySQL (F20)
+ *  UNCERTAIN     COMMIT's answer is lost: nothing is done before a locking read has told (F7)
+ *  REJECT        MySQL refuses what is in it: the window is halved down to one record, which becomes a dead letter (F12 b)
+ *  fenced        another process owns the log: the partition is dropped (F8) */
+#include <inttypes.h>
+
+#include "gf/clock.h"
+#include "gf/log.h"
+#include "gf/metrics.h"
+#include "lane_internal.h"
+
+#define BACKOFF_MS 20
+#define BACKOFF_MAX_MS 2000
+#define NOTIFIED_IDLE_MS 200 /* notified_offset alone is written when this long nothing carried it */
+#define COMMIT_MS 1000       /* how often Kafka is told the offset, for lag tools */
+#define TRIES_MAX 5
+#define REFUSALS_MAX 2
+#define ER_PARSE_ERROR 1064 /* our text, never the record's fault */
+#define FENCED_MS 30000     /* fenced out and still assigned after this: claim again */
+
+enum done { DONE_OK, DONE_DROPPED, DONE_REFUSED };
+
+static bool mine(const struct part *part, uint32_t generation)
+{
+    return part->owned && part->generation == generation;
+}
+
+/* Waits before another try. False: the partition is not ours any more, or time is over and the lane will leave the group. */
+static bool wait_again(struct lane *lane, const struct part *part, uint32_t generation, int attempt, int64_t deadline_ms)
+{
+    if (gf_clock_mono_ms() >= deadline_ms || lane_stopping(lane)) {
+        lane->rejoin = true;
+        return false;
+    }
+    lane_pause(lane, gf_backoff_ms(attempt < 16 ? attempt : 16, BACKOFF_MS, BACKOFF_MAX_MS));
+    return mine(part, generation) && !lane->rejoin;
+}
+
+static void publish(struct lane *lane)
+{
+    const struct batch *batch = lane->batch;
+    int count = 0;
+
+    if (lane->shared->publisher == NULL)
+        return;
+    for (int i = 0; i < batch->n; i++) {
+        const struct gf_command *command = batch_command(batch, i);
+        const struct gf_wallet *wallet;
+
+        if (!command->readable)
+            continue;
+        wallet = batch_find_wallet(batch, command->user_id);
+        lane->items[count++] = (struct publish_item){.user_id = command->user_id,
+                                                     .request_id = command->request_id,
+                                                     .ver = wallet != NULL ? wallet->ver : -1,
+                                                     .balance = wallet != NULL ? wallet->balance : 0,
+                                                     .status = wallet != NULL ? wallet->status : 1};
+    }
+    publisher_add(lane->shared->publisher, lane->items, count);
+}
+
+static void notify(struct lane *lane, struct part *part)
+{
+    const struct batch *batch = lane->batch;
+    struct tracker *tracker;
+
+    if (!lane->config->settle_notices) {
+        part->claim.notified = part->claim.notified_written = batch->next_offset;
+        return;
+    }
+    tracker = notifier_open(lane->notifier, &part->notices, batch->first_offset, batch->next_offset);
+    for (int i = 0; i < batch->plan.trade_count; i++)
+        notifier_send(lane->notifier, tracker, part->claim.log, &batch->plan.trades[i], store_catalogue(lane->store));
+    notifier_close(lane->notifier, tracker);
+}
+
+static void count_batch(struct lane *lane)
+{
+    const struct batch *batch = lane->batch;
+    int64_t now_ms = gf_clock_real_ms();
+
+    gf_metric_add(GF_M_BATCHES, 1);
+    gf_metric_add(GF_M_COMMANDS_SETTLED, batch->plan.settled);
+    gf_metric_add(GF_M_COMMANDS_REJECTED, batch->plan.rejected);
+    gf_metric_add(GF_M_COMMANDS_DUPLICATE, batch->duplicates);
+    gf_metric_add(GF_M_COMMANDS_DEAD, batch->plan.dead + batch->dead);
+    for (int i = 0; i < batch->n; i++) {
+        int64_t age_ms = now_ms - batch_command(batch, i)->append_ms;
+
+        gf_histogram_observe_us(GF_H_SETTLE_AGE_SECONDS, age_ms > 0 ? age_ms * 1000 : 0);
+    }
+    atomic_store(&lane->status.lag_ms, now_ms - batch_command(batch, 0)->append_ms);
+    if (batch->plan.dead + batch->dead > 0)
+        gf_log(GF_WARN, "dead_letters_recorded", "partition=%" PRId32 " count=%d first_offset=%" PRId64, batch->partition,
+               batch->plan.dead + batch->dead, batch->first_offset);
+}
+
+/* The money has moved: tell everybody. Nothing here can fail the batch. */
+static void after_commit(struct lane *lane, struct part *part)
+{
+    int64_t now_ms = gf_clock_mono_ms();
+
+    part->claim.next_offset = lane->batch->next_offset;
+    part->claim.notified_written = part->claim.notified; /* the transaction has carried it */
+    part->notified_ms = now_ms;
+    count_batch(lane);
+    publish(lane);
+    notify(lane, part);
+    if (now_ms - part->committed_ms < COMMIT_MS)
+        return;
+    part->committed_ms = now_ms;
+    gf_kafka_consumer_commit(lane->consumer, part->claim.partition, part->claim.next_offset);
+}
+
+static enum done fenced(struct lane *lane, struct part *part)
+{
+    gf_log(GF_WARN, "partition_fenced", "partition=%" PRId32 " log=%" PRId32 " epoch=%" PRId64, part->claim.partition,
+           part->claim.log, part->claim.epoch);
+    gf_metric_add(GF_M_SETTLE_FENCED, 1);
+    lane_drop_part(lane, part);
+    part->fenced_ms = gf_clock_mono_ms();
+    return DONE_DROPPED;
+}
+
+/* DONE_OK: the lost COMMIT was one. DONE_REFUSED stands for "it was not: again". */
+static enum done resolve_commit(struct lane *lane, struct part *part)
+{
+    int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
+    uint32_t generation = part->generation;
+    int64_t next_offset = 0, epoch = 0;
+    struct gf_error error;
+
+    gf_metric_add(GF_M_SETTLE_UNCERTAIN, 1);
+    for (int attempt = 0; store_lookup(lane->store, &part->claim, &next_offset, &epoch, &error) != GF_OK; attempt++) {
+        gf_log(GF_WARN, "commit_lookup_failed", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
+        if (!wait_again(lane, part, generation, attempt, deadline_ms))
+            return DONE_DROPPED;
+    }
+    gf_log(GF_WARN, "commit_looked_up", "partition=%" PRId32 " next_offset=%" PRId64 " wanted=%" PRId64,
+           part->claim.partition, next_offset, lane->batch->next_offset);
+    if (epoch == part->claim.epoch && next_offset == lane->batch->next_offset)
+        return DONE_OK;
+    if (epoch == part->claim.epoch && next_offset == lane->batch->first_offset)
+        return DONE_REFUSED;
+    return fenced(lane, part);
+}
+
+static enum done settle_window(struct lane *lane, struct part *part)
+{
+    int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
+    uint32_t generation = part->generation;
+    struct gf_error error = {0};
+    bool lost_fence;
+
+    for (int attempt = 0;; attempt++) {
+        int64_t began_us = gf_clock_mono_us();
+        enum gf_class class = store_settle(lane->store, lane->batch, &part->claim, &lost_fence, &error);
+        enum done done = DONE_OK;
+
+        if (class == GF_OK && lost_fence)
+            return fenced(lane, part);
+        if (class == GF_UNCERTAIN)
+            done = resolve_commit(lane, part);
+        if (class == GF_OK || (class == GF_UNCERTAIN && done == DONE_OK)) {
+            gf_histogram_observe_us(GF_H_SETTLE_SECONDS, gf_clock_mono_us() - began_us);
+            after_commit(lane, part);
+            return DONE_OK;
+        }
+        if (done == DONE_DROPPED)
+            return DONE_DROPPED;
+        if (class == GF_REJECT && error.native != ER_PARSE_ERROR)
+            break;
+        gf_metric_add(GF_M_SETTLE_RETRIES, 1);
+        gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "batch_retried", "partition=%" PRId32 " offset=%" PRId64
+               " records=%d class=%s error=\"%s\"", part->claim.partition, lane->batch->first_offset, lane->batch->n,
+               gf_class_name(class), error.text);
+        if (!wait_again(lane, part, generation, attempt, deadline_ms))
+            return DONE_DROPPED;
+    }
+    gf_log(GF_WARN, "batch_refused", "partition=%" PRId32 " offset=%" PRId64 " records=%d error=\"%s\"",
+           part->claim.partition, lane->batch->first_offset, lane->batch->n, error.text);
+    if (lane->batch->n == 1)
+        gf_copy(lane->batch->details[lane->batch->at], BATCH_DETAIL, "the database refused it");
+    return DONE_REFUSED;
+}
+
+/* A single record that MySQL refuses: first as a dead letter with its trade row, then without anything of its content. */
+static enum done bury(struct lane *lane, struct part *part)
+{
+    enum done done = DONE_REFUSED;
+
+    while (done == DONE_REFUSED && lane->batch->refusals < REFUSALS_MAX) {
+        lane->batch->refusals++;
+        done = settle_window(lane, part);
+    }
+    if (done == DONE_REFUSED) {
+        lane_stop_part(lane, part->claim.partition, "MySQL refuses even the dead letter of offset %" PRId64,
+                       lane->batch->first_offset);
+        done = DONE_DROPPED;
+    }
+    return done;
+}
+
+struct sending {
+    struct lane *lane;
+    struct tracker *tracker;
+    int32_t log;
+};
+
+static void send_trade(void *ctx, const struct gf_trade *trade)
+{
+    struct sending *sending = ctx;
+
+    notifier_send(sending->lane->notifier, sending->tracker, sending->log, trade, store_catalogue(sending->lane->store));
+}
+
+static void make_again(struct lane *lane, struct part *part, struct tracker *tracker, int64_t from, int64_t next)
+{
+    struct sending sending = {.lane = lane, .tracker = tracker, .log = part->claim.log};
+    struct gf_error error;
+
+    if (store_trades(lane->store, part->claim.log, from, next, send_trade, &sending, &error) == GF_OK) {
+        notifier_close(lane->notifier, tracker);
+        return;
+    }
+    gf_log(GF_WARN, "notices_not_derived", "partition=%" PRId32 " offset=%" PRId64 " error=\"%s\"", part->claim.partition,
+           from, error.text);
+    notifier_fail(lane->notifier, tracker);
+    lane_pause(lane, BACKOFF_MS);
+}
+
+/* Acknowledged notices move notified; lost ones are made again. */
+static void tend_notices(struct lane *lane, struct part *part)
+{
+    struct tracker *tracker;
+    int64_t from, next;
+
+    (void)notice_queue_advance(lane->notifier, &part->notices, &part->claim.notified);
+    tracker = notice_queue_again(&part->notices, &from, &next);
+    if (tracker != NULL)
+        make_again(lane, part, tracker, from, next);
+}
+
+/* False: the partition was taken away while its notices were waited for. */
+static bool wait_for_notices(struct lane *lane, struct part *part)
+{
+    uint32_t generation = part->generation;
+
+    while (notifier_blocked(lane->notifier)) {
+        if (lane_stopping(lane))
+            return false; /* what is taken is read again by the next owner */
+        lane_pause(lane, BACKOFF_MS);
+        if (!mine(part, generation))
+            return false;
+        tend_notices(lane, part);
+    }
+    return true;
+}
+
+/* All records that were taken, in as many windows as it needs: one, unless MySQL refuses something. */
+static void settle_taken(struct lane *lane, struct part *part)
+{
+    struct batch *batch = lane->batch;
+    int size = batch->count;
+
+    for (int at = 0; at < batch->count;) {
+        enum done done;
+
+        if (at > 0 && !wait_for_notices(lane, part))
+            return;
+        batch_window(batch, at, size < batch->count - at ? size : batch->count - at, part->claim.next_offset);
+        done = settle_window(lane, part);
+        if (done == DONE_REFUSED && batch->n > 1) {
+            size = (batch->n + 1) / 2;
+            continue;
+        }
+        if (done == DONE_REFUSED)
+            done = bury(lane, part);
+        if (done == DONE_DROPPED)
+            return;
+        at += batch->n;
+        size = size < batch->max ? size * 2 : size;
+    }
+}
+
+/* F5: the log must still begin with the record that was consumed last. False: the partition was stopped or given up. */
+static bool check_last(struct lane *lane, struct part *part, const struct gf_kafka_message *first)
+{
+    int32_t partition = part->claim.partition;
+    int64_t low = 0, high = 0;
+    struct gf_error error;
+    uint8_t fp[BATCH_FP];
+
+    if (first->offset == part->claim.last_off) {
+        batch_record_fp(lane->batch, first, fp);
+        if (memcmp(fp, part->claim.last_fp, BATCH_FP) == 0) {
+            part->check_last = false;
+            return true;
+        }
+        lane_stop_part(lane, partition, "the record at %" PRId64 " is not the one that was settled: the topic was made anew",
+                       first->offset);
+        return false;
+    }
+    if (lane_watermarks(lane, partition, &low, &high, &error) != GF_OK) {
+        lane->rejoin = true;
+        return false;
+    }
+    if (low <= part->claim.last_off || low > part->claim.next_offset) {
+        lane_stop_part(lane, partition, "the settled record at %" PRId64 " is missing (the partition begins at %" PRId64 ")",
+                       part->claim.last_off, low);
+        return false;
+    }
+    part->check_last = false; /* retention has taken it */
+    return true;
+}
+
+/* Takes records off the front that were settled before. */
+static int drop_settled(struct lane *lane, const struct part *part, int count)
+{
+    struct gf_kafka_message *messages = lane->batch->messages;
+    int settled = 0;
+
+    while (settled < count && messages[settled].offset < part->claim.next_offset)
+        settled++;
+    gf_kafka_batch_free(messages, settled);
+    memmove(messages, messages + settled, (size_t)(count - settled) * sizeof(messages[0]));
+    return count - settled;
+}
+
+/* F12 a: the try is on record before the record is touched; one that has ended five consumers is not parsed again. */
+static bool load_careful(struct lane *lane, struct part *part)
+{
+    int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
+    uint32_t generation = part->generation;
+    int64_t tries = 0, off = lane->batch->messages[0].offset;
+    struct gf_error error;
+
+    for (int attempt = 0; store_try(lane->store, &part->claim, off, &tries, &error) != GF_OK; attempt++)
+        if (!wait_again(lane, part, generation, attempt, deadline_ms))
+            return false;
+    if (tries > TRIES_MAX)
+        batch_load_unparsed(lane->batch);
+    else
+        batch_load(lane->batch, 1, part->claim.partitions);
+    return true;
+}
+
+static bool take_and_settle(struct lane *lane, struct part *part)
+{
+    bool careful = part->careful_to > part->claim.next_offset;
+    struct batch *batch = lane->batch;
+    int count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, batch->messages,
+                                       careful || part->check_last ? 1 : batch->max);
+    bool go_on = part->owned; /* taking may have found the partition broken */
+
+    if (count == 0)
+        return false;
+    if (go_on && part->check_last)
+        go_on = check_last(lane, part, &batch->messages[0]);
+    if (go_on)
+        count = drop_settled(lane, part, count);
+    batch->count = count;
+    if (go_on && count > 0) {
+        if (careful)
+            go_on = load_careful(lane, part);
+        else
+            batch_load(batch, count, part->claim.partitions);
+        if (go_on)
+            settle_taken(lane, part);
+    }
+    batch_release(batch);
+    return true;
+}
+
+struct republishing {
+    struct lane *lane;
+    int count;
+};
+
+static void add_item(void *ctx, const struct gf_wallet *wallet, const struct gf_uuid *request_id)
+{
+    struct republishing *republishing = ctx;
+    struct lane *lane = republishing->lane;
+
+    GF_ASSERT(republishing->count < lane->batch->max); /* one row per offset */
+    lane->items[republishing->count++] = (struct publish_item){.user_id = wallet->user_id,
+                                                               .request_id = *request_id,
+                                                               .ver = wallet->ver > 0 ? wallet->ver : -1,
+                                                               .balance = wallet->balance,
+                                                               .status = wallet->status};
+}
+
+/* One piece of what the former owner may not have told. False: MySQL did not answer; it is tried again. */
+static bool recover(struct lane *lane, struct part *part)
+{
+    int64_t step = lane->batch->max;
+    struct republishing republishing = {.lane = lane};
+    struct gf_error error;
+    int64_t to;
+
+    if (part->rederive < part->recover_to) {
+        to = part->recover_to - part->rederive < step ? part->recover_to : part->rederive + step;
+        make_again(lane, part, notifier_open(lane->notifier, &part->notices, part->rederive, to), part->rederive, to);
+        part->rederive = to;
+        return true;
+    }
+    to = part->recover_to - part->republish < step ? part->recover_to : part->republish + step;
+    if (store_wallets(lane->store, part->claim.log, part->republish, to, add_item, &republishing, &error) != GF_OK) {
+        gf_log(GF_WARN, "wallets_not_republished", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
+        return false;
+    }
+    publisher_add(lane->shared->publisher, lane->items, republishing.count);
+    part->republish = to;
+    return true;
+}
+
+static void write_notified(struct lane *lane, struct part *part)
+{
+    int64_t now_ms = gf_clock_mono_ms();
+    struct gf_error error;
+
+    if (part->claim.notified <= part->claim.notified_written || now_ms - part->notified_ms < NOTIFIED_IDLE_MS)
+        return;
+    part->notified_ms = now_ms;
+    if (store_notified(lane->store, &part->claim, &error) != GF_OK)
+        gf_log(GF_WARN, "notified_not_written", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
+}
+
+bool lane_serve_part(struct lane *lane, int32_t partition)
+{
+    struct part *part = lane_part(lane, partition);
+
+    if (part->fenced_ms > 0 && gf_clock_mono_ms() - part->fenced_ms > FENCED_MS) {
+        gf_log(GF_ERROR, "partition_contested", "partition=%" PRId32 " reason=\"fenced out and still assigned\"", partition);
+        part->fenced_ms = 0;
+        lane->rejoin = true;
+    }
+    if (!part->owned)
+        return false;
+    tend_notices(lane, part);
+    if (!part->owned || notifier_blocked(lane->notifier))
+        return false;
+    if (part->rederive < part->recover_to || part->republish < part->recover_to)
+        return recover(lane, part);
+    if (take_and_settle(lane, part))
+        return true;
+    if (part->owned)
+        write_notified(lane, part);
+    return false;
+}

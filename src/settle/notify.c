@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Notices and their trackers. See notify.h. */
+#include "notify.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gf/log.h"
+#include "gf/metrics.h"
+#include "gf/notice.h"
+
+#define TRACKERS 512
+#define LINGER_MS 2
+#define QUEUE_FULL_TRIES 200
+#define QUEUE_FULL_WAIT_MS 10
+
+struct tracker {
+    struct tracker *next_in_queue; /* or next free one */
+    int64_t from, next;
+    int outstanding; /* notices under way, plus one while open */
+    bool failed;     /* one of them is not in the log, or may not be */
+    bool orphan;     /* of no queue: freed with its last acknowledgement */
+};
+
+struct notifier {
+    struct gf_kafka_producer *producer;
+    char topic[GF_CONFIG_TEXT_MAX + 16];
+    int64_t unacked, unacked_max;
+    struct gf_buf key, value;
+    struct tracker trackers[TRACKERS];
+    struct tracker *free;
+};
+
+static void give_back(struct notifier *notifier, struct tracker *tracker)
+{
+    tracker->next_in_queue = notifier->free;
+    notifier->free = tracker;
+}
+
+static void settle_one(struct notifier *notifier, struct tracker *tracker)
+{
+    GF_ASSERT(tracker->outstanding > 0);
+    if (--tracker->outstanding == 0 && tracker->orphan)
+        give_back(notifier, tracker);
+}
+
+static void on_ack(void *ctx, void *opaque, enum gf_kafka_ack ack, int32_t partition, int64_t offset)
+{
+    struct notifier *notifier = ctx;
+    struct tracker *tracker = opaque;
+
+    (void)partition;
+    (void)offset;
+    notifier->unacked--;
+    if (ack == GF_KAFKA_PERSISTED)
+        gf_metric_add(GF_M_NOTICES, 1);
+    else
+        tracker->failed = true;
+    settle_one(notifier, tracker);
+}
+
+enum gf_class notifier_create(const struct gf_config *config, struct notifier **notifier_r, struct gf_error *error_r)
+{
+    struct notifier *notifier = gf_xcalloc(1, sizeof(*notifier));
+    const char *topics[1] = {notifier->topic};
+    const struct gf_kafka_producer_opts opts = {
+        .topics = topics, .topic_count = 1, .linger_ms = LINGER_MS, .on_ack = on_ack, .ctx = notifier};
+    enum gf_class class;
+
+    (void)snprintf(notifier->topic, sizeof(notifier->topic), "%s.notices", config->kafka_prefix);
+    notifier->unacked_max = 2 * config->settle_batch;
+    gf_buf_init(&notifier->key, 64);
+    gf_buf_init(&notifier->value, GF_NOTICE_MAX);
+    for (size_t i = 0; i < TRACKERS; i++)
+        give_back(notifier, &notifier->trackers[i]);
+    class = gf_kafka_producer_create(config, &opts, &notifier->producer, error_r);
+    if (class == GF_OK)
+        *notifier_r = notifier;
+    else
+        notifier_destroy(&notifier);
+    return class;
+}
+
+void notifier_destroy(struct notifier **notifier)
+{
+    if (*notifier == NULL)
+        return;
+    if ((*notifier)->producer != NULL)
+        gf_kafka_producer_close(&(*notifier)->producer);
+    gf_buf_free(&(*notifier)->key);
+    gf_buf_free(&(*notifier)->value);
+    free(*notifier);
+    *notifier = NULL;
+}
+
+void notifier_serve(struct notifier *notifier, int64_t timeout_ms)
+{
+    (void)gf_kafka_producer_serve(notifier->producer, timeout_ms);
+}
+
+bool notifier_connected(struct notifier *notifier)
+{
+    return gf_kafka_producer_ready(notifier->producer);
+}
+
+bool notifier_blocked(const struct notifier *notifier)
+{
+    return notifier->unacked > notifier->unacked_max || notifier->free == NULL;
+}
+
+bool notifier_waiting(const struct notifier *notifier)
+{
+    return notifier->unacked > 0;
+}
+
+void notifier_flush(struct notifier *notifier, int64_t timeout_ms)
+{
+    (void)gf_kafka_producer_flush(notifier->producer, timeout_ms); /* what is left is told by notified_offset */
+}
+
+struct tracker *notifier_open(struct notifier *notifier, struct notice_queue *queue, int64_t from, int64_t next)
+{
+    struct tracker *tracker = notifier->free;
+
+    GF_ASSERT(tracker != NULL && from <= next);
+    GF_ASSERT(queue->tail == NULL || queue->tail->next == from);
+    notifier->free = tracker->next_in_queue;
+    *tracker = (struct tracker){.from = from, .next = next, .outstanding = 1};
+    if (queue->tail != NULL)
+        queue->tail->next_in_queue = tracker;
+    else
+        queue->head = tracker;
+    queue->tail = tracker;
+    return tracker;
+}
+
+/* The id that stands first in our own format: {"id":"<log>-<offset>:<code>",... */
+static struct gf_kafka_header id_header(const struct gf_buf *value)
+{
+    static const size_t prefix = sizeof("{\"id\":\"") - 1;
+    const char *end = memchr(value->data + prefix, '"', value->len - prefix);
+
+    GF_ASSERT(end != NULL);
+    return (struct gf_kafka_header){
+        .name = "ce_id", .value = value->data + prefix, .len = (size_t)(end - value->data) - prefix};
+}
+
+static enum gf_class produce(struct notifier *notifier, struct tracker *tracker, struct gf_error *error_r)
+{
+    static const char type[] = "giftflow.notice";
+    const struct gf_kafka_header headers[] = {{.name = "ce_type", .value = type, .len = sizeof(type) - 1},
+                                              id_header(&notifier->value)};
+    const struct gf_kafka_record record = {.topic = notifier->topic,
+                                           .key = notifier->key.data,
+                                           .key_len = notifier->key.len,
+                                           .value = notifier->value.data,
+                                           .value_len = notifier->value.len,
+                                           .headers = headers,
+                                           .header_count = GF_COUNT(headers)};
+    enum gf_class class = gf_kafka_produce(notifier->producer, &record, tracker, error_r);
+
+    for (int i = 0; class == GF_RETRY && i < QUEUE_FULL_TRIES; i++) {
+        notifier_serve(notifier, QUEUE_FULL_WAIT_MS);
+        class = gf_kafka_produce(notifier->producer, &record, tracker, error_r);
+    }
+    return class;
+}
+
+void notifier_send(struct notifier *notifier, struct tracker *tracker, int32_t log, const struct gf_trade *trade,
+                   const struct catalogue *catalogue)
+{
+    const char *name, *effect_url;
+    struct gf_error error;
+
+    if (tracker->failed)
+        return; /* it will be made again from the start */
+    gf_buf_reset(&notifier->key);
+    gf_buf_reset(&notifier->value);
+    catalogue_texts(catalogue, trade->gift_id, &name, &effect_url);
+    gf_notice_encode(log, trade, name, effect_url, &notifier->key, &notifier->value);
+    GF_ASSERT(gf_buf_ok(&notifier->key));
+    if (!gf_buf_ok(&notifier->value)) { /* texts of control characters, each six bytes long: the outcome matters more */
+        gf_buf_reset(&notifier->key);
+        gf_buf_reset(&notifier->value);
+        gf_notice_encode(log, trade, "", "", &notifier->key, &notifier->value);
+    }
+    tracker->outstanding++;
+    notifier->unacked++;
+    if (produce(notifier, tracker, &error) == GF_OK)
+        return;
+    tracker->outstanding--;
+    notifier->unacked--;
+    tracker->failed = true;
+    gf_log(GF_WARN, "notice_failed", "log=%d offset=%lld error=\"%s\"", (int)log, (long long)trade->off, error.text);
+}
+
+void notifier_close(struct notifier *notifier, struct tracker *tracker)
+{
+    settle_one(notifier, tracker);
+}
+
+void notifier_fail(struct notifier *notifier, struct tracker *tracker)
+{
+    tracker->failed = true;
+    settle_one(notifier, tracker);
+}
+
+bool notice_queue_advance(struct notifier *notifier, struct notice_queue *queue, int64_t *notified_r)
+{
+    bool moved = false;
+
+    while (queue->head != NULL && queue->head->outstanding == 0 && !queue->head->failed) {
+        struct tracker *done = queue->head;
+
+        *notified_r = done->next;
+        moved = true;
+        queue->head = done->next_in_queue;
+        if (queue->head == NULL)
+            queue->tail = NULL;
+        give_back(notifier, done);
+    }
+    return moved;
+}
+
+struct tracker *notice_queue_again(struct notice_queue *queue, int64_t *from_r, int64_t *next_r)
+{
+    for (struct tracker *tracker = queue->head; tracker != NULL; tracker = tracker->next_in_queue) {
+        if (!tracker->failed || tracker->outstanding > 0)
+            continue;
+        tracker->failed = false;
+        tracker->outstanding = 1;
+        *from_r = tracker->from;
+        *next_r = tracker->next;
+        return tracker;
+    }
+    return NULL;
+}
+
+void notice_queue_drop(struct notifier *notifier, struct notice_queue *queue)
+{
+    for (struct tracker *tracker = queue->head, *next; tracker != NULL; tracker = next) {
+        next = tracker->next_in_queue;
+        tracker->orphan = true;
+        if (tracker->outstanding == 0)
+            give_back(notifier, tracker);
+    }
+    *queue = (struct notice_queue){0};
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* What the files of the store share: the connection, and statements that outgrow one packet. */
+#include "store.h"
+
+#define STATEMENT_MAX (8u << 20)
+#define STATEMENT_FLUSH (3u << 19) /* a multi-row statement is sent when it has grown past this: below 4 MiB in all */
+#define WALLETS_PER_SELECT 500     /* longer lists lose the range scan in key order, and with it the lock order */
+#define WALLETS_PER_UPDATE 1000
+#define PAIRS_PER_SELECT 300
+#define PAYLOAD_MAX (1u << 20) /* of a dead letter */
+
+struct store {
+    const struct gf_config *config;
+    struct gf_sql *sql;
+    struct catalogue *catalogue;
+    struct gf_buf text;
+    struct gf_sha256_ctx *sha;
+    int64_t pinged_ms;
+};
+
+/* Runs store->text; OK only if exactly `rows` rows were affected (-1: any number). */
+enum gf_class store_run(struct store *store, int64_t rows, struct gf_error *error_r);
+
+/* store_write.c: what a planned batch writes, in this order. */
+enum gf_class store_write(struct store *store, struct batch *batch, int32_t log, struct gf_error *error_r);
+/* store_dedupe.c: marks the pairs that `trade` has; all pairs or those of credits only. *found_r counts the new ones. */
+enum gf_class store_find_known(struct store *store, struct batch *batch, bool all, int *found_r, struct gf_error *error_r);
