@@ -31,8 +31,8 @@ static size_t below(size_t n)
 }
 
 static const char *const seeds[] = {
-    "{\"v\":1,\"type\":\"gift\",\"request_id\":\"018f6f2e-7b1c-7c3a-9d2e-0123456789ab\",\"user_id\":1,\"receiver_id\":2,"
-    "\"room_id\":3,\"gift_id\":22,\"price\":90,\"quantity\":1,\"gift_type\":0,\"ts\":1714000000000}",
+    ("{\"v\":1,\"type\":\"gift\",\"request_id\":\"018f6f2e-7b1c-7c3a-9d2e-0123456789ab\",\"user_id\":1,\"receiver_id\":2,"
+     "\"room_id\":3,\"gift_id\":22,\"price\":90,\"quantity\":1,\"gift_type\":0,\"ts\":1714000000000}"),
     "{\"v\":1,\"type\":\"credit\",\"request_id\":\"018f6f2e-7b1c-8c3a-9d2e-0123456789ab\",\"user_id\":1,\"kind\":\"adjust\",\"ts\":5}",
     "{\"v\":2,\"a\":[1,-2.5e+3,true,false,null,\"\\ud83d\\ude00 \\u20ac \xe2\x82\xac\",{\"b\":{}}],\"v\":1}",
 };
