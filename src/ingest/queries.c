@@ -195,7 +195,7 @@ void gf_query_request(const struct gf_call *call)
     gf_query_request_of(call, call->user_id, call->param[0]);
 }
 
-/* ---- GET /v1/wallet, GET /admin/v1/wallets/{id} ---- */
+/* ---- GET /v1/wallet ---- */
 
 /* Thread: database. */
 static enum gf_class run_wallet(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
@@ -275,17 +275,9 @@ static void on_wallet_read(struct query *query)
         answer_wallet(query, 0);
 }
 
-void gf_query_wallet_of(const struct gf_call *call, int64_t user_id)
-{
-    struct query *query = create(call, on_wallet_read);
-
-    query->user_id = user_id;
-    submit(query, run_wallet);
-}
-
 void gf_query_wallet(const struct gf_call *call)
 {
-    gf_query_wallet_of(call, call->user_id);
+    submit(create(call, on_wallet_read), run_wallet);
 }
 
 /* ---- GET /v1/wallet/trades ---- */
