@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The admin API: its routes, and the life of a request that waits for a database job. Nothing here moves coins: an adjustment
- * is a `credit` row and a command, and settlement does the rest. */
+/* The admin API: its routes, and the life of a request that waits for a database job. Nothing here moves coins: an
+ * adjustment is a `credit` row and a command, and settlement does the rest. */
 #include "admin.h"
 
 #include <stdlib.h>
@@ -13,20 +13,20 @@
 #define RECORD_MAX (16u << 20)
 
 const struct gf_route gf_admin_routes[] = {
-    {GF_HTTP_POST, "/admin/v1/gifts", gf_admin_gift_post},
-    {GF_HTTP_GET, "/admin/v1/gifts", gf_admin_gift_list},
-    {GF_HTTP_GET, "/admin/v1/gifts/{}", gf_admin_gift_get},
-    {GF_HTTP_PUT, "/admin/v1/gifts/{}", gf_admin_gift_put},
-    {GF_HTTP_POST, "/admin/v1/wallets", gf_admin_wallet_post},
-    {GF_HTTP_GET, "/admin/v1/wallets/{}", gf_admin_wallet_get},
-    {GF_HTTP_POST, "/admin/v1/wallets/{}/freeze", gf_admin_wallet_freeze},
-    {GF_HTTP_POST, "/admin/v1/wallets/{}/unfreeze", gf_admin_wallet_unfreeze},
-    {GF_HTTP_POST, "/admin/v1/adjustments", gf_admin_adjustment_post},
-    {GF_HTTP_GET, "/admin/v1/requests/{}/{}", gf_admin_request_get},
-    {GF_HTTP_GET, "/admin/v1/dead-letters", gf_admin_dead_list},
-    {GF_HTTP_POST, "/admin/v1/dead-letters/{}/{}/drop", gf_admin_dead_drop},
-    {GF_HTTP_POST, "/admin/v1/dead-letters/{}/{}/replay", gf_admin_dead_replay},
-    {GF_HTTP_OTHER, NULL, NULL},
+    {.method = GF_HTTP_POST, .pattern = "/admin/v1/gifts", .run = gf_admin_gift_post},
+    {.method = GF_HTTP_GET, .pattern = "/admin/v1/gifts", .run = gf_admin_gift_list},
+    {.method = GF_HTTP_GET, .pattern = "/admin/v1/gifts/{}", .run = gf_admin_gift_get},
+    {.method = GF_HTTP_PUT, .pattern = "/admin/v1/gifts/{}", .run = gf_admin_gift_put},
+    {.method = GF_HTTP_POST, .pattern = "/admin/v1/wallets", .run = gf_admin_wallet_post},
+    {.method = GF_HTTP_GET, .pattern = "/admin/v1/wallets/{}", .run = gf_admin_wallet_get},
+    {.method = GF_HTTP_POST, .pattern = "/admin/v1/wallets/{}/freeze", .run = gf_admin_wallet_freeze},
+    {.method = GF_HTTP_POST, .pattern = "/admin/v1/wallets/{}/unfreeze", .run = gf_admin_wallet_unfreeze},
+    {.method = GF_HTTP_POST, .pattern = "/admin/v1/adjustments", .run = gf_admin_adjustment_post},
+    {.method = GF_HTTP_GET, .pattern = "/admin/v1/requests/{}/{}", .run = gf_admin_request_get},
+    {.method = GF_HTTP_GET, .pattern = "/admin/v1/dead-letters", .run = gf_admin_dead_list},
+    {.method = GF_HTTP_POST, .pattern = "/admin/v1/dead-letters/{}/{}/drop", .run = gf_admin_dead_drop},
+    {.method = GF_HTTP_POST, .pattern = "/admin/v1/dead-letters/{}/{}/replay", .run = gf_admin_dead_replay},
+    {.method = GF_HTTP_OTHER, .pattern = NULL, .run = NULL},
 };
 
 void gf_admin_forget(struct gf_admin_job *job)
@@ -73,8 +73,8 @@ static void on_done(struct gf_job *base, enum gf_class class, const struct gf_er
     struct gf_admin_job *job = (struct gf_admin_job *)base;
 
     if (class != GF_OK) {
-        gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "admin_request_failed", "class=%s error=\"%s\"", gf_class_name(class),
-               error->text);
+        gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "admin_request_failed", "class=%s error=\"%s\"",
+               gf_class_name(class), error->text);
         if (class == GF_RETRY || class == GF_UNCERTAIN)
             gf_admin_unavailable(job, "the database did not answer: it may or may not have happened");
         else

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dead letters: list, drop, replay. dead_letter.state: 0 new, 1 fed to the dlq topic, 2 replayed, 3 dropped. Only a record
- * without a trade row can be replayed: one with a row has used up its request id for ever and needs a new one. */
+/* Dead letters: list, drop, replay. dead_letter.state: 0 new, 1 fed to the dlq topic, 2 replayed, 3 dropped. Only a
+ * record without a trade row can be replayed: one with a row has used up its request id for ever and needs a new one.
+ */
 #include <stdio.h>
 
 #include "admin.h"
@@ -156,10 +157,11 @@ static enum gf_class set_state(struct gf_admin_job *job, struct gf_sql *sql, int
 static enum gf_class read_dead(struct gf_admin_job *job, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
-    enum gf_class class = gf_sql_queryf(sql, &result, error_r,
-                                        "SELECT d.state, d.rec_key, d.payload, (SELECT COUNT(*) FROM trade t WHERE t.log = d.log"
-                                        " AND t.off = d.off) FROM dead_letter d WHERE d.log = %lld AND d.off = %lld",
-                                        (long long)job->log, (long long)job->off);
+    enum gf_class class =
+        gf_sql_queryf(sql, &result, error_r,
+                      "SELECT d.state, d.rec_key, d.payload, (SELECT COUNT(*) FROM trade t WHERE t.log = d.log"
+                      " AND t.off = d.off) FROM dead_letter d WHERE d.log = %lld AND d.off = %lld",
+                      (long long)job->log, (long long)job->off);
     const char *bytes;
     size_t len;
 
@@ -185,7 +187,8 @@ static enum gf_class read_dead(struct gf_admin_job *job, struct gf_sql *sql, str
 
 static void add_state(struct gf_admin_job *job, const char *state)
 {
-    gf_buf_addf(&job->body, "{\"log\":%lld,\"off\":%lld,\"state\":\"%s\"}", (long long)job->log, (long long)job->off, state);
+    gf_buf_addf(&job->body, "{\"log\":%lld,\"off\":%lld,\"state\":\"%s\"}", (long long)job->log, (long long)job->off,
+                state);
 }
 
 /* Thread: database. */
@@ -253,15 +256,14 @@ static void on_dead_read(struct gf_admin_job *job)
         .value_len = job->record.len,
     };
     struct gf_error error;
-    enum gf_class class = GF_RETRY;
+    enum gf_class class;
 
     job->produced.on_ack = on_ack;
     if (job->record_key.len == 0 || job->record.len == 0) {
         gf_admin_refuse(job, GF_PROBLEM_CONFLICT, "a record without key or value cannot become a command");
         return;
     }
-    if (job->ingest->partitions_ok)
-        class = gf_kafka_produce(job->ingest->producer, &record, &job->produced, &error);
+    class = gf_kafka_produce(job->ingest->producer, &record, &job->produced, &error);
     if (class == GF_REJECT)
         gf_admin_refuse(job, GF_PROBLEM_CONFLICT, "the log does not take this record");
     else if (class != GF_OK)
@@ -272,7 +274,8 @@ static struct gf_admin_job *create_one(const struct gf_call *call)
 {
     struct gf_admin_job *job = gf_admin_create(call);
 
-    if (!gf_admin_id(job, call->param[0], INT16_MAX, &job->log) || !gf_admin_id(job, call->param[1], INT64_MAX, &job->off))
+    if (!gf_admin_id(job, call->param[0], INT16_MAX, &job->log) ||
+        !gf_admin_id(job, call->param[1], INT64_MAX, &job->off))
         return NULL;
     return job;
 }

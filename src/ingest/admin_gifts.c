@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gifts and their price history. A price is never changed, only ended: the open interval is closed and another one opened,
- * so that settlement can judge a command by the price at its append time. A change begins `catalogue.price_lead` from now:
- * by then every process has read it. All writers lock all gift rows (MAX(ver) FOR UPDATE), so intervals cannot overlap. */
+/* Gifts and their price history. A price is never changed, only ended: the open interval is closed and another one
+ * opened, so that settlement can judge a command by the price at its append time. A change begins
+ * `catalogue.price_lead` from now: by then every process has read it. All writers lock all gift rows (MAX(ver) FOR
+ * UPDATE), so intervals cannot overlap. */
 #include <stdio.h>
 
 #include "admin.h"
@@ -65,8 +66,9 @@ static void add_gift(struct gf_buf *out, const struct gf_sql_result *row)
     add_text_field(out, "name", row, 1);
     add_text_field(out, "cover_url", row, 2);
     add_text_field(out, "effect_url", row, 3);
-    gf_buf_addf(out, ",\"max_quantity\":%lld,\"status\":%lld,\"ver\":%lld,\"updated_ms\":%lld", (long long)gf_sql_i64(row, 4),
-                (long long)gf_sql_i64(row, 5), (long long)gf_sql_i64(row, 6), (long long)gf_sql_i64(row, 7));
+    gf_buf_addf(out, ",\"max_quantity\":%lld,\"status\":%lld,\"ver\":%lld,\"updated_ms\":%lld",
+                (long long)gf_sql_i64(row, 4), (long long)gf_sql_i64(row, 5), (long long)gf_sql_i64(row, 6),
+                (long long)gf_sql_i64(row, 7));
 }
 
 static enum gf_class add_prices(struct gf_admin_job *job, struct gf_sql *sql, struct gf_error *error_r)
@@ -102,8 +104,8 @@ static enum gf_class run_get(struct gf_job *base, struct gf_sql *sql, struct gf_
 {
     struct gf_admin_job *job = (struct gf_admin_job *)base;
     struct gf_sql_result *result = NULL;
-    enum gf_class class = gf_sql_queryf(sql, &result, error_r, "SELECT " GIFT_COLUMNS " FROM gift g WHERE g.gift_id = %lld",
-                                        (long long)job->id);
+    enum gf_class class = gf_sql_queryf(
+        sql, &result, error_r, "SELECT " GIFT_COLUMNS " FROM gift g WHERE g.gift_id = %lld", (long long)job->id);
 
     if (class != GF_OK)
         return class;
@@ -126,11 +128,12 @@ static enum gf_class run_list(struct gf_job *base, struct gf_sql *sql, struct gf
     struct gf_admin_job *job = (struct gf_admin_job *)base;
     struct gf_sql_result *result = NULL;
     const char *comma = "";
-    enum gf_class class = gf_sql_queryf(sql, &result, error_r,
-                                        "SELECT " GIFT_COLUMNS ", p.price, p.share_bp FROM gift g LEFT JOIN gift_price p"
-                                        " ON p.gift_id = g.gift_id AND p.valid_from_ms <= %lld AND p.valid_to_ms > %lld"
-                                        " ORDER BY g.gift_id",
-                                        (long long)job->now_ms, (long long)job->now_ms);
+    enum gf_class class =
+        gf_sql_queryf(sql, &result, error_r,
+                      "SELECT " GIFT_COLUMNS ", p.price, p.share_bp FROM gift g LEFT JOIN gift_price p"
+                      " ON p.gift_id = g.gift_id AND p.valid_from_ms <= %lld AND p.valid_to_ms > %lld"
+                      " ORDER BY g.gift_id",
+                      (long long)job->now_ms, (long long)job->now_ms);
 
     if (class != GF_OK)
         return class;
@@ -183,8 +186,10 @@ static enum gf_class insert_gift(struct gf_admin_job *job, struct gf_sql *sql, s
     enum gf_class class;
 
     gf_buf_init(&text, 16384);
-    gf_buf_addf(&text, "INSERT INTO gift (gift_id, name, cover_url, effect_url, max_quantity, status, ver, updated_ms) VALUES (%lld, ",
-                (long long)job->id);
+    gf_buf_addf(
+        &text,
+        "INSERT INTO gift (gift_id, name, cover_url, effect_url, max_quantity, status, ver, updated_ms) VALUES (%lld, ",
+        (long long)job->id);
     gf_sql_add_text(sql, &text, gift->name, strlen(gift->name));
     gf_buf_adds(&text, ", ");
     gf_sql_add_text(sql, &text, gift->cover_url, strlen(gift->cover_url));
@@ -238,19 +243,22 @@ static enum gf_class read_last_price(struct gf_admin_job *job, struct gf_sql *sq
     }
     gf_sql_result_free(&result);
     if (future == FUTURE_PRICES_MAX)
-        return gf_admin_problem(job, GF_PROBLEM_CONFLICT, "too many price changes wait to begin; try again in a moment");
+        return gf_admin_problem(job, GF_PROBLEM_CONFLICT,
+                                "too many price changes wait to begin; try again in a moment");
     return GF_OK;
 }
 
 /* Off the shelf now: what is queued keeps its price for the grace time; prices that never began go. */
 static enum gf_class close_prices(struct gf_admin_job *job, struct gf_sql *sql, struct gf_error *error_r)
 {
-    enum gf_class class = gf_sql_execf(sql, error_r, "DELETE FROM gift_price WHERE gift_id = %lld AND valid_from_ms >= %lld",
-                                       (long long)job->id, (long long)job->now_ms);
+    enum gf_class class =
+        gf_sql_execf(sql, error_r, "DELETE FROM gift_price WHERE gift_id = %lld AND valid_from_ms >= %lld",
+                     (long long)job->id, (long long)job->now_ms);
 
     if (class != GF_OK)
         return class;
-    return gf_sql_execf(sql, error_r, "UPDATE gift_price SET valid_to_ms = %lld WHERE gift_id = %lld AND valid_to_ms > %lld",
+    return gf_sql_execf(sql, error_r,
+                        "UPDATE gift_price SET valid_to_ms = %lld WHERE gift_id = %lld AND valid_to_ms > %lld",
                         (long long)job->now_ms, (long long)job->id, (long long)job->now_ms);
 }
 
@@ -267,18 +275,20 @@ static enum gf_class change_price(struct gf_admin_job *job, struct gf_sql *sql, 
         return open_price(job, sql, last->found && last->to_ms > job->now_ms ? last->to_ms : job->now_ms, error_r);
     if (from_ms <= last->from_ms)
         from_ms = last->from_ms + 1; /* the clock went back, or two changes in one millisecond */
-    class = gf_sql_execf(sql, error_r, "UPDATE gift_price SET valid_to_ms = %lld WHERE gift_id = %lld AND valid_from_ms = %lld",
+    class = gf_sql_execf(sql, error_r,
+                         "UPDATE gift_price SET valid_to_ms = %lld WHERE gift_id = %lld AND valid_from_ms = %lld",
                          (long long)from_ms, (long long)job->id, (long long)last->from_ms);
     return class == GF_OK ? open_price(job, sql, from_ms, error_r) : class;
 }
 
 /* Fills what the request left out from the row. */
-static enum gf_class merge(struct gf_admin_job *job, struct gf_sql *sql, int64_t *old_status_r, struct gf_error *error_r)
+static enum gf_class merge(struct gf_admin_job *job, struct gf_sql *sql, int64_t *old_status_r,
+                           struct gf_error *error_r)
 {
     struct gift *gift = job->extra;
     struct gf_sql_result *result = NULL;
-    enum gf_class class = gf_sql_queryf(sql, &result, error_r, "SELECT status, max_quantity FROM gift WHERE gift_id = %lld",
-                                        (long long)job->id);
+    enum gf_class class = gf_sql_queryf(
+        sql, &result, error_r, "SELECT status, max_quantity FROM gift WHERE gift_id = %lld", (long long)job->id);
 
     if (class != GF_OK)
         return class;
@@ -374,8 +384,8 @@ static void on_written(struct gf_admin_job *job)
     record.key = key;
     record.key_len = (size_t)snprintf(key, sizeof(key), "%lld", (long long)job->id);
     record.value = value;
-    record.value_len = (size_t)snprintf(value, sizeof(value), "{\"v\":1,\"gift_id\":%lld,\"ver\":%lld}", (long long)job->id,
-                                        (long long)job->ver);
+    record.value_len = (size_t)snprintf(value, sizeof(value), "{\"v\":1,\"gift_id\":%lld,\"ver\":%lld}",
+                                        (long long)job->id, (long long)job->ver);
     if (gf_kafka_produce(ingest->producer, &record, NULL, &error) != GF_OK)
         gf_log(GF_WARN, "catalogue_hint_lost", "gift=%lld error=\"%s\"", (long long)job->id, error.text);
     gf_catalogue_cache_poll(ingest->catalogue);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Wallets: open, look, freeze; adjustments: a `credit` row that settlement believes, and a command that names it. The row is
- * there before the command, so a command that is lost on the way is produced again, by a repeat of the request or by sweep
- * (credit.due_ms); settlement credits it once. */
+/* Wallets: open, look, freeze; adjustments: a `credit` row that settlement believes, and a command that names it. The
+ * row is there before the command, so a command that is lost on the way is produced again, by a repeat of the request
+ * or by sweep (credit.due_ms); settlement credits it once. */
 #include "admin.h"
 #include "gf/command.h"
 #include "gf/json.h"
 #include "gf/log.h"
 #include "queries.h"
 
-#define AGAIN_MS 5000   /* after which sweep produces a command that was not credited */
+#define AGAIN_MS 5000    /* after which sweep produces a command that was not credited */
 #define PART_ADJUST (-1) /* credit.part of adjustments: refunds of a gift with this request id have parts >= 0 */
 
 static bool read_wallet(struct gf_admin_job *job, struct gf_sql *sql, enum gf_class *class_r, struct gf_error *error_r)
@@ -31,8 +31,8 @@ static bool read_wallet(struct gf_admin_job *job, struct gf_sql *sql, enum gf_cl
                     "{\"user_id\":%lld,\"balance\":%lld,\"debt\":%lld,\"status\":\"%s\",\"ver\":%lld,"
                     "\"total_recharged\":%lld,\"total_spent\":%lld}",
                     (long long)job->id, (long long)job->balance, (long long)gf_sql_i64(result, 3),
-                    job->wallet_status == 1 ? "normal" : "frozen", (long long)job->ver, (long long)gf_sql_i64(result, 4),
-                    (long long)gf_sql_i64(result, 5));
+                    job->wallet_status == 1 ? "normal" : "frozen", (long long)job->ver,
+                    (long long)gf_sql_i64(result, 4), (long long)gf_sql_i64(result, 5));
     }
     gf_sql_result_free(&result);
     return found;
@@ -105,10 +105,11 @@ void gf_admin_wallet_get(const struct gf_call *call)
 static enum gf_class run_freeze(struct gf_job *base, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_admin_job *job = (struct gf_admin_job *)base;
-    enum gf_class class = gf_sql_execf(sql, error_r,
-                                       "UPDATE wallet SET status = %d, ver = ver + 1, updated_ms = %lld"
-                                       " WHERE user_id = %lld AND status <> %d",
-                                       job->wallet_status, (long long)job->now_ms, (long long)job->id, job->wallet_status);
+    enum gf_class class =
+        gf_sql_execf(sql, error_r,
+                     "UPDATE wallet SET status = %d, ver = ver + 1, updated_ms = %lld"
+                     " WHERE user_id = %lld AND status <> %d",
+                     job->wallet_status, (long long)job->now_ms, (long long)job->id, job->wallet_status);
 
     return class == GF_OK ? run_show(base, sql, error_r) : class;
 }
@@ -143,10 +144,12 @@ static enum gf_class insert_credit(struct gf_admin_job *job, struct gf_sql *sql,
     enum gf_class class;
 
     gf_buf_init(&text, 4096);
-    gf_buf_adds(&text, "INSERT INTO credit (credit_id, kind, user_id, coins, target_user, target_request, part, actor, reason,"
-                       " status, created_ms, due_ms) VALUES (");
+    gf_buf_adds(&text,
+                "INSERT INTO credit (credit_id, kind, user_id, coins, target_user, target_request, part, actor, reason,"
+                " status, created_ms, due_ms) VALUES (");
     gf_buf_add_xhex(&text, job->credit_id.b, sizeof(job->credit_id.b));
-    gf_buf_addf(&text, ", %d, %lld, %lld, %lld, ", GF_KIND_ADJUST, (long long)job->id, (long long)job->coins, (long long)job->id);
+    gf_buf_addf(&text, ", %d, %lld, %lld, %lld, ", GF_KIND_ADJUST, (long long)job->id, (long long)job->coins,
+                (long long)job->id);
     gf_buf_add_xhex(&text, job->key.b, sizeof(job->key.b));
     gf_buf_addf(&text, ", %d, 'admin', ", PART_ADJUST);
     gf_sql_add_text(sql, &text, job->reason, strlen(job->reason));
@@ -210,7 +213,8 @@ static void answer_adjustment(struct gf_admin_job *job)
 
 static void refuse_adjustment(struct gf_admin_job *job)
 {
-    gf_unavailable_respond(job->req, "the log does not answer; the adjustment is recorded and will be made; retry with this key",
+    gf_unavailable_respond(job->req,
+                           "the log does not answer; the adjustment is recorded and will be made; retry with this key",
                            &job->credit_id);
     gf_admin_forget(job);
 }

@@ -3,12 +3,13 @@
  * future, so a price change needs no reload at the moment it begins.
  *
  * Freshness: every catalogue.poll one small query sums up the versions of all gifts; when the sum moved, something was
- * committed and the whole cache is forgotten (a sum, not max(ver): of two commits the higher version may come first). An entry
- * is also read again after catalogue.refresh. A read that overlaps such a change is thrown away and repeated: it may be old.
- * The catalogue topic is produced by the admin API for others; polling alone keeps us well within its second.
+ * committed and the whole cache is forgotten (a sum, not max(ver): of two commits the higher version may come first).
+ * An entry is also read again after catalogue.refresh. A read that overlaps such a change is thrown away and repeated:
+ * it may be old. The catalogue topic is produced by the admin API for others; polling alone keeps us well within its
+ * second.
  *
- * Bounds: catalogue.entries slots, a quarter of them for unknown ids, so that made-up ids cannot push real gifts out; each
- * part is a ring, the oldest entry gives way. Thread: the loop's; reads run in db.c's threads. */
+ * Bounds: catalogue.entries slots, a quarter of them for unknown ids, so that made-up ids cannot push real gifts out;
+ * each part is a ring, the oldest entry gives way. Thread: the loop's; reads run in db.c's threads. */
 #include <stdlib.h>
 
 #include "gf/catalogue.h"
@@ -243,7 +244,8 @@ static struct load *start_load(struct gf_catalogue_cache *cache, int32_t gift_id
     return load;
 }
 
-void gf_catalogue_cache_load(struct gf_catalogue_cache *cache, int32_t gift_id, gf_catalogue_loaded_fn on_loaded, void *ctx)
+void gf_catalogue_cache_load(struct gf_catalogue_cache *cache, int32_t gift_id, gf_catalogue_loaded_fn on_loaded,
+                             void *ctx)
 {
     struct waiter *waiter = gf_xmalloc(sizeof(*waiter));
     struct load *load = cache->loads;

@@ -104,7 +104,8 @@ static void add_request_head(struct query *query, const char *status, const char
     gf_buf_addf(&query->body, "\",\"status\":\"%s\",\"code\":\"%s\",\"amount\":%lld", status, code, (long long)amount);
 }
 
-/* `amount` is what was asked: a rejected trade moved nothing, its price and quantity still say what it would have been. */
+/* `amount` is what was asked: a rejected trade moved nothing, its price and quantity still say what it would have been.
+ */
 static void add_request_row(struct query *query, const struct gf_sql_result *row)
 {
     enum gf_kind kind = (enum gf_kind)gf_sql_i64(row, 0);
@@ -164,7 +165,8 @@ static void on_marker(void *ctx, const struct gf_reply *reply)
     answer(query);
 }
 
-/* No trade yet. The marker tells that it is on its way, first calls not yet answered included: they may well be in Kafka. */
+/* No trade yet. The marker tells that it is on its way, first calls not yet answered included: they may well be in
+ * Kafka. */
 static void on_request_read(struct query *query)
 {
     char key[GF_KEY_MAX];
@@ -202,9 +204,9 @@ static enum gf_class run_wallet(struct gf_job *job, struct gf_sql *sql, struct g
 {
     struct query *query = (struct query *)job;
     struct gf_sql_result *result = NULL;
-    enum gf_class class = gf_sql_queryf(sql, &result, error_r,
-                                        "SELECT balance, status, total_recharged, total_spent FROM wallet WHERE user_id = %lld",
-                                        (long long)query->user_id);
+    enum gf_class class = gf_sql_queryf(
+        sql, &result, error_r, "SELECT balance, status, total_recharged, total_spent FROM wallet WHERE user_id = %lld",
+        (long long)query->user_id);
 
     if (class != GF_OK)
         return class;
@@ -344,7 +346,8 @@ static void add_trade(struct query *query, const struct gf_sql_result *row, bool
                 gf_kind_text((enum gf_kind)gf_sql_i64(row, 6)), (long long)gf_sql_i64(row, 7),
                 (long long)gf_sql_i64(row, 8), (long long)gf_sql_i64(row, 9), (long long)gf_sql_i64(row, 15));
     if (gf_sql_i64(row, 6) == GF_KIND_GIFT)
-        gf_buf_addf(&query->body, ",\"gift_id\":%lld,\"quantity\":%lld,\"price\":%lld,\"receiver_id\":%lld,\"room_id\":%lld",
+        gf_buf_addf(&query->body,
+                    ",\"gift_id\":%lld,\"quantity\":%lld,\"price\":%lld,\"receiver_id\":%lld,\"room_id\":%lld",
                     (long long)gf_sql_i64(row, 10), (long long)gf_sql_i64(row, 11), (long long)gf_sql_i64(row, 12),
                     (long long)gf_sql_i64(row, 13), (long long)gf_sql_i64(row, 16));
     if (ref != NULL) {
@@ -356,12 +359,13 @@ static void add_trade(struct query *query, const struct gf_sql_result *row, bool
     gf_buf_addc(&query->body, '}');
 }
 
-#define TRADE_COLUMNS(t)                                                                                                  \
-    t ".log, " t ".off, " t ".prev_log, " t ".prev_off, " t ".request_id, " t ".kind, " t ".amount, " t ".balance_after, " \
-    t ".seq, " t ".gift_id, " t ".quantity, " t ".price, " t ".receiver_id, " t ".ref, " t ".ts_ms, " t ".room_id"
+#define TRADE_COLUMNS(t)                                                                                               \
+    t ".log, " t ".off, " t ".prev_log, " t ".prev_off, " t ".request_id, " t ".kind, " t ".amount, " t                \
+      ".balance_after, " t ".seq, " t ".gift_id, " t ".quantity, " t ".price, " t ".receiver_id, " t ".ref, " t        \
+      ".ts_ms, " t ".room_id"
 
-/* Each settled trade points at the one before it, so a statement is read by primary key from its head: no index on users
- * is needed on the hottest table. Thread: database. */
+/* Each settled trade points at the one before it, so a statement is read by primary key from its head: no index on
+ * users is needed on the hottest table. Thread: database. */
 static enum gf_class run_trades(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct query *query = (struct query *)job;
@@ -380,15 +384,18 @@ static enum gf_class run_trades(struct gf_job *job, struct gf_sql *sql, struct g
         query->off = query->found ? gf_sql_i64(result, 1) : -1;
         gf_sql_result_free(&result);
     }
-    class = gf_sql_queryf(sql, &result, error_r,
-                          "WITH RECURSIVE s (n, log, off, prev_log, prev_off, request_id, kind, amount, balance_after, seq,"
-                          " gift_id, quantity, price, receiver_id, ref, ts_ms, room_id) AS ("
-                          "SELECT 1, " TRADE_COLUMNS("t") " FROM trade t"
-                          " WHERE t.log = %lld AND t.off = %lld AND t.user_id = %lld AND t.outcome = 0"
-                          " UNION ALL SELECT s.n + 1, " TRADE_COLUMNS("p") " FROM s JOIN trade p"
+    class = gf_sql_queryf(
+        sql, &result, error_r,
+        "WITH RECURSIVE s (n, log, off, prev_log, prev_off, request_id, kind, amount, balance_after, seq,"
+        " gift_id, quantity, price, receiver_id, ref, ts_ms, room_id) AS ("
+        "SELECT 1, " TRADE_COLUMNS(
+            "t") " FROM trade t"
+                 " WHERE t.log = %lld AND t.off = %lld AND t.user_id = %lld AND t.outcome = 0"
+                 " UNION ALL SELECT s.n + 1, " TRADE_COLUMNS(
+                     "p") " FROM s JOIN trade p"
                           " ON p.log = s.prev_log AND p.off = s.prev_off WHERE s.n < %d AND s.prev_off >= 0)"
                           " SELECT * FROM s ORDER BY n",
-                          (long long)query->log, (long long)query->off, (long long)query->user_id, query->limit);
+        (long long)query->log, (long long)query->off, (long long)query->user_id, query->limit);
     if (class != GF_OK)
         return class;
     query->off = -1;
@@ -463,11 +470,12 @@ static enum gf_class run_gifts(struct gf_job *job, struct gf_sql *sql, struct gf
     bool first = true;
     enum gf_class class;
 
-    class = gf_sql_queryf(sql, &result, error_r,
-                          "SELECT g.gift_id, p.price, g.name, g.cover_url, g.effect_url FROM gift g"
-                          " JOIN gift_price p ON p.gift_id = g.gift_id AND p.valid_from_ms <= %lld AND p.valid_to_ms > %lld"
-                          " WHERE g.status = 1 ORDER BY g.gift_id",
-                          now_ms, now_ms);
+    class =
+        gf_sql_queryf(sql, &result, error_r,
+                      "SELECT g.gift_id, p.price, g.name, g.cover_url, g.effect_url FROM gift g"
+                      " JOIN gift_price p ON p.gift_id = g.gift_id AND p.valid_from_ms <= %lld AND p.valid_to_ms > %lld"
+                      " WHERE g.status = 1 ORDER BY g.gift_id",
+                      now_ms, now_ms);
     if (class != GF_OK)
         return class;
     gf_buf_adds(&query->body, "{\"gifts\":[");
@@ -475,10 +483,11 @@ static enum gf_class run_gifts(struct gf_job *job, struct gf_sql *sql, struct gf
         add_gift(query, result, first);
     gf_buf_adds(&query->body, "]}");
     gf_sql_result_free(&result);
-    class = gf_sql_queryf(sql, &result, error_r,
-                          "SELECT MIN(at) FROM (SELECT MIN(valid_from_ms) AS at FROM gift_price WHERE valid_from_ms > %lld"
-                          " UNION ALL SELECT MIN(valid_to_ms) FROM gift_price WHERE valid_to_ms > %lld) boundaries",
-                          now_ms, now_ms);
+    class =
+        gf_sql_queryf(sql, &result, error_r,
+                      "SELECT MIN(at) FROM (SELECT MIN(valid_from_ms) AS at FROM gift_price WHERE valid_from_ms > %lld"
+                      " UNION ALL SELECT MIN(valid_to_ms) FROM gift_price WHERE valid_to_ms > %lld) boundaries",
+                      now_ms, now_ms);
     if (class != GF_OK)
         return class;
     if (gf_sql_next(result) && !gf_sql_is_null(result, 0) && gf_sql_i64(result, 0) < query->expires_ms)

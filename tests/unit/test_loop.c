@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loop's promises: timers re-arm, wakes come from any thread, turn hooks see a timer's work before the loop sleeps. */
+/* The loop's promises: timers re-arm, wakes come from any thread, turn hooks see a timer's work before the loop sleeps.
+ */
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* HTTP client connection: connects when needed, one request at a time, one deadline over connect, send and answer.
- * A failure is status 0 and says nothing about what the server did. Thread: the loop's. The socket with its pending libuv
- * requests is an object of its own (struct link), so that a connection can be dropped at any moment. */
+ * A failure is status 0 and says nothing about what the server did. Thread: the loop's. The socket with its pending
+ * libuv requests is an object of its own (struct link), so that a connection can be dropped at any moment. */
 #include <llhttp.h>
 #include <netdb.h>
 #include <stdlib.h>

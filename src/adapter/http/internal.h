@@ -33,7 +33,7 @@ struct gf_http_req {
 struct conn {
     struct gf_http_req req;
     struct gf_http_server *server;
-    uv_tcp_t *tcp;                 /* NULL: taken, or closed */
+    uv_tcp_t *tcp; /* NULL: taken, or closed */
     struct conn *prev, *next;
     enum conn_state state;
     int64_t deadline_ms;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Connections of the HTTP server: accept, read, parse, hand out, time out, close.
- * Reading goes on while a request is in flight (so a client that left is noticed and no system call is spent on stopping),
- * but only into the room that the buffer has; the buffer never moves under a request. One sweep looks at the deadlines of
- * all connections, there is no timer per connection. Thread: the loop's. Failures of one connection close that one. */
+ * Reading goes on while a request is in flight (so a client that left is noticed and no system call is spent on
+ * stopping), but only into the room that the buffer has; the buffer never moves under a request. One sweep looks at the
+ * deadlines of all connections, there is no timer per connection. Thread: the loop's. Failures of one connection close
+ * that one. */
 #include <stdlib.h>
 #include <strings.h>
 
@@ -11,12 +12,12 @@
 #include "gf/metrics.h"
 #include "internal.h"
 
-#define BUF_FIRST 2048      /* most requests fit */
-#define BUF_ROOM 512        /* grow when less is left */
-#define CHUNK_ROOM 4096     /* framing of a chunked body on top of both limits */
+#define BUF_FIRST 2048  /* most requests fit */
+#define BUF_ROOM 512    /* grow when less is left */
+#define CHUNK_ROOM 4096 /* framing of a chunked body on top of both limits */
 #define LINGER_MS 1000
 #define SWEEP_MAX_MS 250
-#define REFUSED_MAX 64      /* connections over the cap that may stay long enough to read their 503 */
+#define REFUSED_MAX 64 /* connections over the cap that may stay long enough to read their 503 */
 #define BACKLOG 4096
 
 static void process(struct conn *conn);
@@ -417,7 +418,8 @@ static void on_connection(uv_stream_t *listener, int status)
     link_conn(server, conn);
     begin_request(conn);
     conn_arm(conn, CONN_IDLE, first_ms < server->opts.idle_timeout_ms ? first_ms : server->opts.idle_timeout_ms);
-    if (uv_accept(listener, (uv_stream_t *)conn->tcp) != 0 || server->conn_count > server->opts.connections_max + REFUSED_MAX) {
+    if (uv_accept(listener, (uv_stream_t *)conn->tcp) != 0 ||
+        server->conn_count > server->opts.connections_max + REFUSED_MAX) {
         conn_close(conn);
         return;
     }
@@ -451,8 +453,9 @@ static enum gf_class bind_and_listen(struct gf_http_server *server, struct gf_er
     return GF_OK;
 }
 
-enum gf_class gf_http_server_create(struct gf_loop *loop, const struct gf_http_opts *opts, gf_http_handler_fn on_request,
-                                    void *ctx, struct gf_http_server **server_r, struct gf_error *error_r)
+enum gf_class gf_http_server_create(struct gf_loop *loop, const struct gf_http_opts *opts,
+                                    gf_http_handler_fn on_request, void *ctx, struct gf_http_server **server_r,
+                                    struct gf_error *error_r)
 {
     struct gf_http_server *server = gf_xcalloc(1, sizeof(*server));
     enum gf_class class;
@@ -531,7 +534,7 @@ void gf_http_server_close(struct gf_http_server **server)
     stop_listening(s);
     while (s->conns != NULL)
         conn_close(s->conns);
-    *server = NULL; /* freed by the last close callback, */
+    *server = NULL;         /* freed by the last close callback, */
     free_server_if_done(s); /* or here, when a drain has seen them all */
 }
 

@@ -146,7 +146,8 @@ static void on_timer(uv_timer_t *handle)
     timer->hook.run(timer->hook.ctx);
 }
 
-struct gf_timer *gf_timer_start(struct gf_loop *loop, int64_t first_ms, int64_t repeat_ms, gf_loop_fn on_fire, void *ctx)
+struct gf_timer *gf_timer_start(struct gf_loop *loop, int64_t first_ms, int64_t repeat_ms, gf_loop_fn on_fire,
+                                void *ctx)
 {
     struct gf_timer *timer = gf_xcalloc(1, sizeof(*timer));
 
