@@ -65,12 +65,12 @@ struct gf_http_answer {
 };
 void gf_http_respond(struct gf_http_req *req, const struct gf_http_answer *answer); /* copies; req is gone afterwards */
 
-/* application/problem+json (RFC 9457): type, title, status, detail, code and, when there is one, request_id. */
+/* application/problem+json (RFC 9457): type, title, status, detail, code, request_id. */
 struct gf_http_problem {
     int status;
     const char *code;                 /* stable */
     const char *detail;               /* for people */
-    const struct gf_uuid *request_id; /* NULL: none, or the one given to gf_http_set_request_id */
+    const struct gf_uuid *request_id; /* NULL: the one given to gf_http_set_request_id, else a fresh one */
     const char *headers;              /* as in gf_http_answer */
     bool close;
 };

@@ -269,7 +269,7 @@ void gf_admin_adjustment_post(const struct gf_call *call)
         return;
     }
     if (keyless) { /* money is not adjusted twice because somebody pressed a button twice */
-        gf_admin_refuse(job, GF_PROBLEM_BAD_KEY, "an adjustment needs an Idempotency-Key");
+        gf_admin_refuse(job, GF_PROBLEM_MALFORMED, "an adjustment needs an Idempotency-Key");
         return;
     }
     job->credit_id = gf_uuid_v8();

@@ -175,19 +175,20 @@ void conn_send_problem(struct conn *conn, const struct gf_http_problem *problem)
     };
     struct gf_buf body;
 
-    if (id == NULL && conn->req.has_id)
+    if (id == NULL && !conn->req.has_id) { /* so that people can name what they saw */
+        conn->req.id = gf_uuid_v7();
+        conn->req.has_id = true;
+    }
+    if (id == NULL)
         id = &conn->req.id;
     gf_buf_init(&body, 65536);
     gf_buf_addf(&body, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":", reason(problem->status),
                 problem->status);
     gf_buf_add_json(&body, problem->detail, strlen(problem->detail));
     gf_buf_addf(&body, ",\"code\":\"%s\"", problem->code);
-    if (id != NULL) {
-        gf_buf_adds(&body, ",\"request_id\":\"");
-        gf_buf_add_uuid(&body, id);
-        gf_buf_addc(&body, '"');
-    }
-    gf_buf_addc(&body, '}');
+    gf_buf_adds(&body, ",\"request_id\":\"");
+    gf_buf_add_uuid(&body, id);
+    gf_buf_adds(&body, "\"}");
     GF_ASSERT(gf_buf_ok(&body));
     answer.body = body.data;
     answer.body_len = body.len;
