@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* `giftflow verify`: the checks, their results, and what its files share. Private to src/tool.
+ * Threads: one. Everything is read in one snapshot of MySQL, so a live system may go on meanwhile; Redis is read before the
+ * snapshot is taken, so that it can never rightly be ahead of it. */
+#include "gf/map.h"
+#include "gf/plan.h"
+#include "gf/sql.h"
+
+/* X(id, name, what holds): in the order of the report. Names are a contract of --json. */
+#define VERIFY_CHECKS(X)                                                                                              \
+    X(WALLET_BALANCE, "wallet_balance", "each balance is the sum of the wallet's trades")                             \
+    X(WALLET_DEBT, "wallet_debt", "each debt is the sum of the wallet's debt deltas")                                 \
+    X(WALLET_SIGN, "wallet_not_negative", "no balance and no debt is negative")                                       \
+    X(WALLET_TOTALS, "wallet_totals", "total_spent and total_recharged are the sums of gifts and recharges")          \
+    X(STATEMENT, "statement_chain", "each settled row follows the wallet's previous one, and the wallet names the last") \
+    X(OUTCOME, "outcome_rows", "a row that is not settled moves nothing")                                             \
+    X(OFFSETS, "offsets", "each consumed offset is a trade, a duplicate or a dead letter")                            \
+    X(BATCH_SUMS, "batch_sums", "per batch: debit = host + platform, and the sums are those of its trades")           \
+    X(HASH_CHAIN, "hash_chain", "each batch hash covers the previous one and the batch's rows")                       \
+    X(GIFT_PRICE, "gift_price", "each gift cost a price of the catalogue, and the host got its share of it")          \
+    X(CREDITS, "credits", "a credit is credited if and only if its trade is settled, with its coins")                 \
+    X(INCOME, "income", "the income rows of each log are its rolled-up trades")                                       \
+    X(INCOME_ACCOUNT, "income_account", "each income account is the sum of its income rows")                          \
+    X(REDIS_BALANCE, "redis_balance", "no cached wallet is ahead of MySQL or differs at the same version")            \
+    X(REDIS_HOLDS, "redis_holds", "held coins are the sum of the holds, and no hold outlives its deadline")
+
+#define VERIFY_ENUM(id, name, what) VERIFY_##id,
+enum verify_check { VERIFY_CHECKS(VERIFY_ENUM) VERIFY_COUNT };
+
+#define VERIFY_EXAMPLES 10
+
+struct verify_result {
+    int64_t checked, violations;
+    char *examples[VERIFY_EXAMPLES];
+    const char *skipped; /* why it was not made; NULL: it was */
+};
+
+/* What a user's settled trades add up to, in the order in which they were settled. */
+struct verify_user {
+    struct gf_map_node node; /* key: user id */
+    int64_t balance, debt, spent, recharged;
+    int64_t last_seq, last_off;
+    int32_t last_log;
+    bool seen; /* has a wallet */
+};
+
+/* One receiver's income: of the log at hand, and of all logs. */
+struct verify_receiver {
+    struct gf_map_node node; /* key: receiver id */
+    int64_t trade_gross, trade_host;
+    int64_t income_gross, income_host;
+    int64_t total_gross, total_host;
+    bool seen; /* has an account */
+};
+
+struct verify_cached { /* one wallet as Redis has it */
+    int64_t user_id, ver, balance, status;
+    bool loaded; /* has a balance and a version */
+};
+
+struct verify_totals {
+    int64_t wallets, trades, settled, rejected, duplicates, dead;
+    int64_t coins, debit, credit, host, platform;
+    int64_t credits_settled; /* settled trades that name a row of `credit` */
+};
+
+struct verify {
+    const struct gf_config *config;
+    struct gf_sql *sql;
+    struct verify_result results[VERIFY_COUNT];
+    struct verify_totals totals;
+    struct gf_map users, receivers;
+    struct gf_catalogue catalogue;
+    struct verify_cached *cached; /* sorted by user id */
+    size_t cached_count, cached_cap;
+    char *redis_error; /* why Redis could not be read; NULL: it could */
+    struct gf_error error;
+};
+
+void gf_verify_fail(struct verify *verify, enum verify_check check, const char *fmt, ...) GF_PRINTF(3, 4);
+/* Sums of what a corrupt table holds may overflow: they stop at the ends instead, and so differ from any good value. */
+int64_t gf_verify_sum(int64_t a, int64_t b);
+/* GF_OK with the rows to read until gf_sql_next is false; then gf_verify_end frees them and tells whether that was the end. */
+GF_NODISCARD enum gf_class gf_verify_stream(struct verify *verify, struct gf_sql_result **result_r, const char *fmt, ...)
+    GF_PRINTF(3, 4);
+GF_NODISCARD enum gf_class gf_verify_end(struct verify *verify, struct gf_sql_result **result);
+
+/* The passes, in this order. Anything but GF_OK: could not check. */
+void gf_verify_read_redis(struct verify *verify); /* sets redis_error itself */
+GF_NODISCARD enum gf_class gf_verify_catalogue(struct verify *verify);
+GF_NODISCARD enum gf_class gf_verify_logs(struct verify *verify);
+GF_NODISCARD enum gf_class gf_verify_wallets(struct verify *verify);
+GF_NODISCARD enum gf_class gf_verify_credits(struct verify *verify);
+GF_NODISCARD enum gf_class gf_verify_accounts(struct verify *verify);
+void gf_verify_free(struct verify *verify);
