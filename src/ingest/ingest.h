@@ -40,7 +40,6 @@ void gf_db_stop(struct gf_db **db); /* waits for running jobs; the rest is done 
 /* X(id, status, code, title). Codes are stable: clients branch on them. */
 #define GF_PROBLEM_MAP(X)                                                                        \
     X(MALFORMED, 400, "malformed", "the request is not understood")                              \
-    X(BAD_KEY, 400, "bad_idempotency_key", "Idempotency-Key is not a usable UUID")               \
     X(UNAUTHORIZED, 401, "unauthorized", "a valid bearer token is needed")                       \
     X(INSUFFICIENT_BALANCE, 402, "insufficient_balance", "the balance is too low")               \
     X(WALLET_FROZEN, 403, "wallet_frozen", "the wallet is frozen")                               \
@@ -50,9 +49,7 @@ void gf_db_stop(struct gf_db **db); /* waits for running jobs; the rest is done 
     X(UNKNOWN_REQUEST, 404, "unknown_request", "nothing is known of this request (yet)")         \
     X(METHOD_NOT_ALLOWED, 405, "method_not_allowed", "the method is not allowed here")           \
     X(IN_PROGRESS, 409, "in_progress", "the first call with this key is not answered yet")       \
-    X(DOUBLE_CLICK, 409, "double_click", "an equal request came a moment ago")                   \
     X(CONFLICT, 409, "conflict", "the resource is not in the state for this")                    \
-    X(UNSUPPORTED_MEDIA, 415, "unsupported_media_type", "the body must be application/json")     \
     X(SELF_GIFT, 422, "self_gift", "sender and receiver are the same user")                      \
     X(MISMATCH, 422, "idempotency_mismatch", "this key was used with another body")              \
     X(QUANTITY, 422, "quantity_out_of_range", "the quantity is not allowed for this gift")       \
@@ -67,7 +64,7 @@ enum gf_problem { GF_PROBLEM_MAP(GF_PROBLEM_ENUM) GF_PROBLEM_COUNT };
 
 struct gf_problem_opts {
     const char *detail;               /* NULL: the title says it all */
-    const struct gf_uuid *request_id; /* NULL: a fresh one, so that every problem can be named */
+    const struct gf_uuid *request_id; /* NULL: the one given to gf_http_set_request_id, else a fresh one */
     int64_t retry_after_s;            /* 0: none (503 and 429 always get at least 1) */
 };
 /* application/problem+json with type, title, status, detail, code, request_id. opts may be NULL. Takes the request. */
@@ -90,13 +87,16 @@ struct gf_route {
     enum gf_http_method method;
     const char *pattern; /* "/v1/requests/{}" */
     gf_route_fn run;
+    bool late_auth; /* the handler looks at the body first and calls gf_request_auth itself */
 };
 /* Handlers of the public API get a verified token; of the admin API, the admin key has been compared. */
 void gf_route_api(struct gf_http_req *req, void *ingest);
 void gf_route_admin(struct gf_http_req *req, void *ingest);
 
-/* Idempotency-Key: canonical UUID, any case, optional quotes. False: BAD_KEY was answered. *keyless_r: there was no header
- * and id_r is a fresh v7. */
+/* Bearer token of the request; false: 401 was answered. */
+GF_NODISCARD bool gf_request_auth(struct gf_ingest *ingest, struct gf_http_req *req, int64_t *user_id_r);
+/* Idempotency-Key: canonical UUID, any case, optional quotes, not version 8. False: 400 was answered. *keyless_r: there was
+ * no header and id_r is a fresh v7. Problems of this request carry the id from now on. */
 GF_NODISCARD bool gf_request_key(struct gf_http_req *req, struct gf_uuid *id_r, bool *keyless_r);
 
 /* ---- handlers ----------------------------------------------------------------------------------------------------------- */
@@ -150,6 +150,23 @@ typedef void (*gf_balance_loaded_fn)(void *ctx, enum gf_class class); /* OK: Red
 void gf_balance_loader_load(struct gf_balance_loader *loader, int64_t user_id, gf_balance_loaded_fn on_loaded, void *ctx);
 void gf_balance_loader_close(struct gf_balance_loader **loader);
 
+/* ---- pins.c: is Kafka's partition count still the one pinned in MySQL? (F4) ---- */
+
+struct gf_pins;
+struct gf_pins *gf_pins_start(const struct gf_config *config, const char *topic);
+/* True once both were seen and agreed; stays so while either is away, until a disagreement is seen. */
+bool gf_pins_ok(const struct gf_pins *pins);
+void gf_pins_stop(struct gf_pins **pins);
+
+/* ---- limiter.c: what one process can still limit while Redis is away ---- */
+
+enum gf_limited { GF_LIMITED_NO, GF_LIMITED_RATE, GF_LIMITED_DOUBLE_CLICK };
+struct gf_limiter;
+struct gf_limiter *gf_limiter_create(int64_t rate_per_second, int64_t double_click_ms);
+/* fp: of a keyless request, else NULL. */
+enum gf_limited gf_limiter_check(struct gf_limiter *limiter, int64_t user_id, const char *fp, int64_t now_ms);
+void gf_limiter_destroy(struct gf_limiter **limiter);
+
 /* ---- ingest.c ---------------------------------------------------------------------------------------------------------------------- */
 
 #define GF_TOPIC_MAX 200
@@ -165,13 +182,16 @@ struct gf_ingest {
     struct gf_http_server *api, *admin; /* admin: NULL without an admin key */
     struct gf_catalogue_cache *catalogue;
     struct gf_balance_loader *balances;
+    struct gf_pins *pins;
+    struct gf_limiter *limiter;
+    struct gf_buf scratch; /* for encoding a record; empty between calls */
     struct gf_balance_rules rules;
     char commands_topic[GF_TOPIC_MAX], catalogue_topic[GF_TOPIC_MAX];
     char admin_key[256];
     size_t admin_key_len;
     int gifts_in_flight;
-    bool partitions_ok; /* Kafka's partition count is MySQL's (F4) */
-    bool draining;
+    bool draining; /* no new work; what is in flight is answered */
+    bool closing;  /* the drain's time is over: callbacks answer 503 and start nothing */
     int64_t epoch; /* shorthand for config->redis_epoch */
 };
 

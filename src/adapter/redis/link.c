@@ -451,10 +451,10 @@ void gf_redis_close(struct gf_redis **redis)
     if (!redis || !*redis)
         return;
     closed = *redis;
-    *redis = NULL;
     closed->closing = true;
     closed->on_up = NULL;
-    drop(closed, "closing");
+    drop(closed, "closing"); /* callbacks still find a link, a dead one */
+    *redis = NULL;
     if (closed->looking_up)
         (void)uv_cancel((uv_req_t *)&closed->lookup); /* its callback comes in either case */
     uv_close((uv_handle_t *)&closed->timer, on_handle_closed);
