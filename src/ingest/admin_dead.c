@@ -256,14 +256,15 @@ static void on_dead_read(struct gf_admin_job *job)
         .value_len = job->record.len,
     };
     struct gf_error error;
-    enum gf_class class;
+    enum gf_class class = GF_RETRY; /* another partition count would split a wallet's order (F4) */
 
     job->produced.on_ack = on_ack;
     if (job->record_key.len == 0 || job->record.len == 0) {
         gf_admin_refuse(job, GF_PROBLEM_CONFLICT, "a record without key or value cannot become a command");
         return;
     }
-    class = gf_kafka_produce(job->ingest->producer, &record, &job->produced, &error);
+    if (gf_pins_ok(job->ingest->pins))
+        class = gf_kafka_produce(job->ingest->producer, &record, &job->produced, &error);
     if (class == GF_REJECT)
         gf_admin_refuse(job, GF_PROBLEM_CONFLICT, "the log does not take this record");
     else if (class != GF_OK)
