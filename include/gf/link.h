@@ -2,8 +2,8 @@
 #pragma once
 /* Messages between router and gateway, inside gf_framed's length prefix; integers big-endian.
  *
- * The router connects. The gateway says HELLO (its id), then its whole room set as CHANGES, then every join and leave as it
- * happens: the rooms travel on the link itself and not through Redis, so that who has joined gets the very next gift, and
+ * The router connects. The gateway says its whole room set as CHANGES, then HELLO (its id: the set is complete), then every
+ * join and leave as it happens: the rooms travel on the link itself and not through Redis, so that who has joined gets the very next gift, and
  * a dead Redis or a slow poll stops no screen. Redis only tells routers where the gateways are. The router sends BATCHes,
  * numbered from 1 on each link; the gateway ACKs a number once it has queued the frames to its clients, which covers all
  * numbers before. Joins are idempotent. Anything malformed closes the link.

@@ -55,12 +55,12 @@ static void on_open(void *ctx, struct gf_framed *peer)
     link->next = routers->links;
     routers->links = link;
     gf_framed_set_user(peer, link);
+    gf_map_each(&routers->hub->rooms, tell_room, &telling);
+    send_changes(routers, peer);
     gf_buf_init(&hello, 64);
     gf_link_add_hello(&hello, routers->id);
     (void)gf_framed_send(peer, hello.data, hello.len);
     gf_buf_free(&hello);
-    gf_map_each(&routers->hub->rooms, tell_room, &telling);
-    send_changes(routers, peer);
     gf_log(GF_INFO, "router_linked", "rooms=%zu", routers->hub->rooms.count);
 }
 

@@ -57,6 +57,20 @@ static void break_part(struct gf_kafka_consumer *consumer, struct part *part, co
         consumer->on_broken(consumer->ctx, part->partition, reason);
 }
 
+/* The end as a number, committed at once: a member that dies before its first commit must not move the group's start. */
+static int64_t end_offset(struct gf_kafka_consumer *consumer, rd_kafka_topic_partition_list_t *list)
+{
+    rd_kafka_topic_partition_t *elem = &list->elems[0];
+    int64_t low, high;
+
+    if (rd_kafka_query_watermark_offsets(consumer->rk, elem->topic, elem->partition, &low, &high, COMMITTED_TIMEOUT_MS) !=
+        RD_KAFKA_RESP_ERR_NO_ERROR)
+        return RD_KAFKA_OFFSET_END;
+    elem->offset = high;
+    (void)rd_kafka_commit(consumer->rk, list, 1); /* lost: the next commit says more */
+    return high;
+}
+
 /* The group's committed offset, else the end. A failed look-up leaves the choice to librdkafka. */
 static int64_t stored_offset(struct gf_kafka_consumer *consumer, int32_t partition)
 {
@@ -66,7 +80,7 @@ static int64_t stored_offset(struct gf_kafka_consumer *consumer, int32_t partiti
     rd_kafka_topic_partition_list_add(list, rd_kafka_topic_name(consumer->topic), partition);
     if (rd_kafka_committed(consumer->rk, list, COMMITTED_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR &&
         list->elems[0].err == RD_KAFKA_RESP_ERR_NO_ERROR)
-        offset = list->elems[0].offset >= 0 ? list->elems[0].offset : RD_KAFKA_OFFSET_END;
+        offset = list->elems[0].offset >= 0 ? list->elems[0].offset : end_offset(consumer, list);
     rd_kafka_topic_partition_list_destroy(list);
     return offset;
 }

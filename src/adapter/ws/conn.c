@@ -348,6 +348,8 @@ static void on_wslay_message(wslay_event_context_ptr wslay, const struct wslay_e
     (void)wslay;
     if (arg->opcode == WSLAY_CONNECTION_CLOSE && ws->close_code == 0)
         ws->close_code = arg->status_code != 0 ? arg->status_code : WSLAY_CODE_NO_STATUS_RCVD;
+    if (arg->opcode == WSLAY_CONNECTION_CLOSE && arg->msg_length == 1)
+        reader->bad_close = true;
     if (ws->state != WS_OPEN)
         return;
     if (arg->opcode == WSLAY_TEXT_FRAME && ws->handler->on_text != NULL)
@@ -425,11 +427,11 @@ void gf_ws_conn_feed(struct gf_ws *ws, const char *bytes, size_t len)
         ;
     if (ws->state == WS_GONE || ws->failed)
         return;
-    if (wslay_event_get_close_received(reader->wslay)) {
+    if (wslay_event_get_close_received(reader->wslay) && !reader->bad_close) {
         on_peer_close(ws, &reader->out);
         return;
     }
-    if (rc != 0 || !wslay_event_get_read_enabled(reader->wslay)) {
+    if (rc != 0 || reader->bad_close || !wslay_event_get_read_enabled(reader->wslay)) {
         code = wslay_event_get_status_code_sent(reader->wslay); /* absent for errors of frame headers */
         gf_ws_conn_fail(ws, code == WSLAY_CODE_INVALID_FRAME_PAYLOAD_DATA || code == WSLAY_CODE_MESSAGE_TOO_BIG
                                 ? code : WSLAY_CODE_PROTOCOL_ERROR, "protocol error");

@@ -45,6 +45,7 @@ struct ws_reader {
     struct gf_buf out; /* answers of the current call: pongs, the echo of a close frame */
     uint64_t fed, expected; /* stream positions: bytes given, and the end of the frames seen so far */
     bool in_message;        /* between the fragments of a message */
+    bool bad_close;         /* a close frame with half a code, which wslay lets pass */
 };
 
 /* Client only: until the handshake is answered. */
