@@ -114,15 +114,29 @@ static bool skip_escape(struct gf_scan *scan)
     return true;
 }
 
+/* Most of a record: plain ASCII up to the next character that needs a look. */
+static void skip_plain(struct gf_scan *scan)
+{
+    const char *at = scan->at;
+
+    while (at < scan->end && (signed char)*at >= 0x20 && *at != '"' && *at != '\\')
+        at++;
+    scan->at = at;
+}
+
 static bool read_string(struct gf_scan *scan, struct gf_scan_value *value_r)
 {
     *value_r = (struct gf_scan_value){.token = GF_SCAN_STRING};
     if (!take(scan, '"'))
         return fail(scan, "a string was expected");
     value_r->text = scan->at;
-    while (scan->at < scan->end) {
-        unsigned char c = (unsigned char)*scan->at;
+    for (;;) {
+        unsigned char c;
 
+        skip_plain(scan);
+        if (scan->at == scan->end)
+            return fail(scan, "string without end");
+        c = (unsigned char)*scan->at;
         if (c == '"') {
             value_r->len = (size_t)(scan->at - value_r->text);
             scan->at++;
@@ -135,13 +149,10 @@ static bool read_string(struct gf_scan *scan, struct gf_scan_value *value_r)
             value_r->escaped = true;
             if (!skip_escape(scan))
                 return false;
-        } else if (c < 0x80) {
-            scan->at++;
         } else if (!skip_utf8(scan)) {
             return false;
         }
     }
-    return fail(scan, "string without end");
 }
 
 /* The part of a number after its integer digits; makes it OTHER when there is one. */
