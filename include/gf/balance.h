@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* The balance cache in Redis: names of keys, the four Lua scripts and their arguments, as typed calls. Redis is a cache:
- * its "yes" is judged again by settlement, its "no" is at most one second old.
+/* The balance cache in Redis: names of keys, the four Lua scripts and their arguments, as typed calls. Redis is a
+ * cache: its "yes" is judged again by settlement, its "no" is at most one second old.
  *
- * Keys (E = redis.epoch; {u:<id>} keeps a user's keys in one cluster slot):
- *   gf<E>:{u:<id>}:w        hash, TTL 15 min: b balance, v version (wallet.ver; 0 = no such wallet), s status, f fresh until,
- *                           c confirmed at, h sum held, n number of holds, r/k rate second and count,
- *                           h:<rid> = "<amount> <deadline>" per hold. Times are Redis TIME in unix ms.
- *   gf<E>:{u:<id>}:q:<rid>  marker of one request id, TTL ingest.marker_ttl: "<P|A> <fp> <price> <quantity> <lease> <nonce>";
- *                           P = produced or about to be, A = answered 202
- *   gf<E>:{u:<id>}:d:<fp>   rid of the last equal keyless request, TTL ingest.double_click
+ * Keys (E = redis.epoch; {u:<id>} keeps a user's keys in one cluster slot; times are Redis TIME in unix ms):
+ *
+ * - gf<E>:{u:<id>}:w, hash, TTL 15 min: b balance, v version (wallet.ver; 0 = no such wallet), s status, f fresh until,
+ *   c confirmed at, h sum held, n number of holds, r/k rate second and count, h:<rid> = "<amount> <deadline>" per hold
+ * - gf<E>:{u:<id>}:q:<rid>, marker of one request id, TTL ingest.marker_ttl:
+ *   "<P|A> <fp> <price> <quantity> <lease> <nonce>"; P = produced or about to be, A = answered 202
+ * - gf<E>:{u:<id>}:d:<fp>, rid of the last equal keyless request, TTL ingest.double_click
+ *
  * <rid> is the canonical lower-case text of the UUID, fp and nonce are 16 lower-case hex digits.
  * Threads: the link's. All functions copy what they are given. */
 #include "gf/redis.h"
@@ -41,18 +42,18 @@ struct gf_reserve {
 
 /* What the script says; the numbers are the script's. */
 enum gf_reserved {
-    GF_RESERVED_OK = 1,       /* produce it: with price_r and quantity_r (an overtaken first call's, if there was one) */
-    GF_RESERVED_REPLAY,       /* answered 202 before: price_r, quantity_r */
-    GF_RESERVED_MISMATCH,     /* same key, other body */
-    GF_RESERVED_IN_PROGRESS,  /* first call unanswered */
-    GF_RESERVED_STALE,        /* load the balance, then call again */
+    GF_RESERVED_OK = 1,      /* produce it: with price_r and quantity_r (an overtaken first call's, if there was one) */
+    GF_RESERVED_REPLAY,      /* answered 202 before: price_r, quantity_r */
+    GF_RESERVED_MISMATCH,    /* same key, other body */
+    GF_RESERVED_IN_PROGRESS, /* first call unanswered */
+    GF_RESERVED_STALE,       /* load the balance, then call again */
     GF_RESERVED_NO_WALLET,
-    GF_RESERVED_LIMITED,      /* wait_ms */
+    GF_RESERVED_LIMITED, /* wait_ms */
     GF_RESERVED_FROZEN,
     GF_RESERVED_BUSY,         /* too many holds */
     GF_RESERVED_INSUFFICIENT, /* available */
     GF_RESERVED_DOUBLE_CLICK,
-    GF_RESERVED_NONE,         /* lookup only: the key is unused */
+    GF_RESERVED_NONE, /* lookup only: the key is unused */
 };
 struct gf_reserve_reply {
     enum gf_reserved answer;
@@ -68,7 +69,8 @@ GF_NODISCARD enum gf_class gf_balance_reserve(struct gf_redis *redis, const stru
 GF_NODISCARD bool gf_balance_reserve_reply(const struct gf_reply *reply, struct gf_reserve_reply *reply_r);
 /* After the 202: the marker says A from now on. Lost: harmless (the lease runs out, settlement dedupes). */
 void gf_balance_accept(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request);
-/* Only when the command is certainly not in Kafka: releases the hold and frees the key, if both are still this call's. */
+/* Only when the command is certainly not in Kafka: releases the hold and frees the key, if both are still this call's.
+ */
 void gf_balance_abort(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request);
 
 struct gf_wallet_state {
@@ -83,8 +85,8 @@ struct gf_wallet_state {
 GF_NODISCARD enum gf_class gf_balance_load(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet,
                                            gf_reply_fn on_reply, void *ctx);
 /* What a committed transaction left, and the holds it decided: holds go first and always, the balance only if it is not
- * older. Replies INT 1: balance taken, 0: not. Returns the number of calls appended (one per 256 ids, at least one): each
- * has its reply. */
+ * older. Replies INT 1: balance taken, 0: not. Returns the number of calls appended (one per 256 ids, at least one):
+ * each has its reply. */
 int gf_balance_publish_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_wallet_state *wallet,
                             const struct gf_uuid *ids, size_t count);
 /* The same for a role on a loop, without holds (freeze, new wallet). Best effort: the reply is not looked at. */

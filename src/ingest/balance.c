@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Loader of cold wallets (F10): ids gather for at most 2 ms or 500, one SELECT reads them from the primary, LOAD writes each
- * into Redis. Loads of one user share one read (single flight). A wallet that Redis knows newer is read once more; if MySQL
- * is still behind (a restored or lagging server), Redis is wrong: the key is deleted and written anew.
- * Thread: the loop's, but read_wallets. Bounded by the callers: each load waits for one request in flight. */
+/* Loader of cold wallets (F10): ids gather for at most 2 ms or 500, one SELECT reads them from the primary, LOAD writes
+ * each into Redis. Loads of one user share one read (single flight). A wallet that Redis knows newer is read once more;
+ * if MySQL is still behind (a restored or lagging server), Redis is wrong: the key is deleted and written anew. Thread:
+ * the loop's, but read_wallets. Bounded by the callers: each load waits for one request in flight. */
 #include <stdlib.h>
 
 #include "gf/hash.h"
@@ -72,7 +72,7 @@ static void finish(struct load *load, enum gf_class class)
 
 static void gather(struct load *load);
 
-/* ---- into Redis ---------------------------------------------------------------------------------------------------- */
+/* ---- into Redis ---- */
 
 static void on_forced(void *ctx, const struct gf_reply *reply)
 {
@@ -109,7 +109,7 @@ static void on_taken(void *ctx, const struct gf_reply *reply)
     }
 }
 
-/* ---- from MySQL ------------------------------------------------------------------------------------------------------ */
+/* ---- from MySQL ---- */
 
 static int by_user(const void *a, const void *b)
 {
@@ -219,9 +219,10 @@ static void gather(struct load *load)
         gf_timer_reset(loader->timer, 0, 0);
 }
 
-/* ---- interface ------------------------------------------------------------------------------------------------------- */
+/* ---- interface ---- */
 
-void gf_balance_loader_load(struct gf_balance_loader *loader, int64_t user_id, gf_balance_loaded_fn on_loaded, void *ctx)
+void gf_balance_loader_load(struct gf_balance_loader *loader, int64_t user_id, gf_balance_loaded_fn on_loaded,
+                            void *ctx)
 {
     struct load **at = find(loader, user_id), *load = *at;
     struct waiter *waiter = gf_xcalloc(1, sizeof(*waiter));

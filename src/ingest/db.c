@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Database threads of ingest: a bounded queue of jobs, N threads with one MySQL connection each, results posted back to the
- * loop. Threads: gf_db_submit, gf_db_stop and on_done: the loop's; run: a database thread; `lock` guards both lists and
- * the flags. Failures: a job never waits longer than its deadline for its start (the loop looks for overdue ones), and is
- * refused at once while no thread is connected. Each thread reconnects by itself with back-off. */
+/* Database threads of ingest: a bounded queue of jobs, N threads with one MySQL connection each, results posted back to
+ * the loop. Threads: gf_db_submit, gf_db_stop and on_done: the loop's; run: a database thread; `lock` guards both lists
+ * and the flags. Failures: a job never waits longer than its deadline for its start (the loop looks for overdue ones),
+ * and is refused at once while no thread is connected. Each thread reconnects by itself with back-off. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -61,7 +61,7 @@ static struct gf_job *list_pop(struct list *list)
     return job;
 }
 
-/* ---- a database thread --------------------------------------------------------------------------------------------- */
+/* ---- a database thread ---- */
 
 /* thread: database; locks: lock is held. Waits for work, at most timeout_ms. */
 static struct gf_job *wait_for_job(struct gf_db *db, int64_t timeout_ms)
@@ -163,7 +163,7 @@ static void *run_thread(void *arg)
     return NULL;
 }
 
-/* ---- the loop's side --------------------------------------------------------------------------------------------------- */
+/* ---- the loop's side ---- */
 
 static void run_done(struct gf_db *db, struct gf_job *job)
 {
@@ -251,9 +251,15 @@ enum gf_class gf_db_submit(struct gf_db *db, struct gf_job *job)
     return GF_OK;
 }
 
-bool gf_db_up(const struct gf_db *db) { return atomic_load_explicit(&db->up, memory_order_relaxed) > 0; }
+bool gf_db_up(const struct gf_db *db)
+{
+    return atomic_load_explicit(&db->up, memory_order_relaxed) > 0;
+}
 
-int gf_db_pending(const struct gf_db *db) { return db->pending; }
+int gf_db_pending(const struct gf_db *db)
+{
+    return db->pending;
+}
 
 void gf_db_stop(struct gf_db **db)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* POST /v1/gifts. Order of checks: shape, token, key; catalogue, quantity, amount, self; then Redis: what this key was used
- * for, rate, wallet, balance; then Kafka. Answered 202 only after the acknowledgement of all replicas.
+/* POST /v1/gifts. Order of checks: shape, token, key; catalogue, quantity, amount, self; then Redis: what this key was
+ * used for, rate, wallet, balance; then Kafka. Answered 202 only after the acknowledgement of all replicas.
  *
  *   post -> offered -> checked -> (old key: trade row) -> reserve <-> load balance -> produce -> on_ack
  *
  * Ownership: struct gift belongs to the request, from `post` until `done`; every path ends in exactly one answer.
- * Failures: whatever may be in Kafka keeps its hold and its marker, so that a repeat with the same key is safe; only what is
- * certainly not there is given back (ABORT). Thread: the loop's, but read_trade. */
+ * Failures: whatever may be in Kafka keeps its hold and its marker, so that a repeat with the same key is safe; only
+ * what is certainly not there is given back (ABORT). Thread: the loop's, but read_trade. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,14 +42,17 @@ struct gift {
     } trade;
 };
 
-static struct gift *of_produced(struct gf_produced *produced) { return (struct gift *)(void *)produced; }
+static struct gift *of_produced(struct gf_produced *produced)
+{
+    return (struct gift *)(void *)produced;
+}
 
 static struct gift *of_job(struct gf_job *job)
 {
     return (struct gift *)(void *)((char *)job - offsetof(struct gift, job));
 }
 
-/* ---- answers: each of them ends the gift ------------------------------------------------------------------------------ */
+/* ---- answers: each of them ends the gift ---- */
 
 static void done(struct gift *gift)
 {
@@ -106,7 +109,7 @@ static void accepted(struct gift *gift, int64_t price, int64_t quantity, bool re
     done(gift);
 }
 
-/* ---- Kafka ------------------------------------------------------------------------------------------------------------ */
+/* ---- Kafka ---- */
 
 static void give_back(struct gift *gift)
 {
@@ -149,7 +152,7 @@ static void produce(struct gift *gift)
     }
 }
 
-/* ---- Redis ------------------------------------------------------------------------------------------------------------ */
+/* ---- Redis ---- */
 
 static void reserve(struct gift *gift);
 
@@ -168,7 +171,8 @@ static void without_redis(struct gift *gift)
         refuse(gift, GF_PROBLEM_RATE_LIMITED);
         break;
     case GF_LIMITED_DOUBLE_CLICK:
-        refuse_with(gift, GF_PROBLEM_IN_PROGRESS, (struct gf_problem_opts){.detail = "an equal request came a moment ago"});
+        refuse_with(gift, GF_PROBLEM_IN_PROGRESS,
+                    (struct gf_problem_opts){.detail = "an equal request came a moment ago"});
         break;
     case GF_LIMITED_NO:
         produce(gift);
@@ -230,7 +234,8 @@ static void judge(struct gift *gift, const struct gf_reserve_reply *reply)
         refuse_with(gift, GF_PROBLEM_IN_PROGRESS, (struct gf_problem_opts){.retry_after_s = 1});
         break;
     case GF_RESERVED_DOUBLE_CLICK:
-        refuse_with(gift, GF_PROBLEM_IN_PROGRESS, (struct gf_problem_opts){.detail = "an equal request came a moment ago"});
+        refuse_with(gift, GF_PROBLEM_IN_PROGRESS,
+                    (struct gf_problem_opts){.detail = "an equal request came a moment ago"});
         break;
     case GF_RESERVED_STALE:
         load_balance(gift);
@@ -239,7 +244,8 @@ static void judge(struct gift *gift, const struct gf_reserve_reply *reply)
         refuse(gift, GF_PROBLEM_WALLET_NOT_FOUND);
         break;
     case GF_RESERVED_LIMITED:
-        refuse_with(gift, GF_PROBLEM_RATE_LIMITED, (struct gf_problem_opts){.retry_after_s = (reply->wait_ms + 999) / 1000});
+        refuse_with(gift, GF_PROBLEM_RATE_LIMITED,
+                    (struct gf_problem_opts){.retry_after_s = (reply->wait_ms + 999) / 1000});
         break;
     case GF_RESERVED_FROZEN:
         refuse(gift, GF_PROBLEM_WALLET_FROZEN);
@@ -282,7 +288,7 @@ static void reserve(struct gift *gift)
         without_redis(gift);
 }
 
-/* ---- keys older than their markers --------------------------------------------------------------------------------------- */
+/* ---- keys older than their markers ---- */
 
 /* thread: database */
 static enum gf_class read_trade(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
@@ -352,7 +358,7 @@ static void look_up_key(struct gift *gift)
         unavailable(gift, "the key's history cannot be read");
 }
 
-/* ---- catalogue ------------------------------------------------------------------------------------------------------------- */
+/* ---- catalogue ---- */
 
 static void hex16(char text_r[GF_FP_TEXT + 1], const uint8_t bytes[8])
 {
@@ -389,7 +395,8 @@ static void prepare_reserve(struct gift *gift)
 /* The catalogue says no. A key that was accepted while it still said yes gets its 202 again. */
 static void refuse_by_catalogue(struct gift *gift, enum gf_problem problem)
 {
-    bool storable = gift->gift_id >= 1 && gift->gift_id <= INT32_MAX && gift->quantity >= 1 && gift->quantity <= QUANTITY_MAX;
+    bool storable =
+        gift->gift_id >= 1 && gift->gift_id <= INT32_MAX && gift->quantity >= 1 && gift->quantity <= QUANTITY_MAX;
 
     if (gift->reserve.keyless || !storable) {
         refuse(gift, problem);
@@ -465,7 +472,7 @@ static void look_at_catalogue(struct gift *gift)
     }
 }
 
-/* ---- the request ----------------------------------------------------------------------------------------------------------- */
+/* ---- the request ---- */
 
 struct body {
     int64_t room_id, receiver_id, gift_id, quantity, type;

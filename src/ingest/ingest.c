@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The ingest role: wiring, readiness, drain. One loop thread; database threads in db.c, one watcher in pins.c.
- * Every part may be away at start and at any time later: the process stays up, /readyz says what is missing, requests that
- * need it get 503 with Retry-After, and all of it comes back by itself.
- * SIGTERM: /readyz goes red, no new connections, what is in flight is answered (its records are acknowledged), exit 0. */
+ * Every part may be away at start and at any time later: the process stays up, /readyz says what is missing, requests
+ * that need it get 503 with Retry-After, and all of it comes back by itself. SIGTERM: /readyz goes red, no new
+ * connections, what is in flight is answered (its records are acknowledged), exit 0. */
 #include "ingest.h"
 
 #include <stdio.h>
@@ -26,7 +26,7 @@ struct role {
     struct drain drain;
 };
 
-/* ---- readiness ------------------------------------------------------------------------------------------------------- */
+/* ---- readiness ---- */
 
 static bool on_ready(void *ctx, struct gf_buf *reason)
 {
@@ -51,7 +51,7 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
     return reason->len == 0;
 }
 
-/* ---- Kafka -------------------------------------------------------------------------------------------------------------- */
+/* ---- Kafka ---- */
 
 static void on_ack(void *ctx, void *opaque, enum gf_kafka_ack ack, int32_t partition, int64_t offset)
 {
@@ -67,8 +67,11 @@ static void on_ack(void *ctx, void *opaque, enum gf_kafka_ack ack, int32_t parti
 static enum gf_class start_producer(struct gf_ingest *ingest, struct gf_error *error_r)
 {
     const char *topics[] = {ingest->commands_topic, ingest->catalogue_topic};
-    const struct gf_kafka_producer_opts opts = {.topics = topics, .topic_count = GF_COUNT(topics),
-                                                .linger_ms = ingest->config->kafka_linger, .on_ack = on_ack, .ctx = ingest};
+    const struct gf_kafka_producer_opts opts = {.topics = topics,
+                                                .topic_count = GF_COUNT(topics),
+                                                .linger_ms = ingest->config->kafka_linger,
+                                                .on_ack = on_ack,
+                                                .ctx = ingest};
     enum gf_class class = gf_kafka_producer_create(ingest->config, &opts, &ingest->producer, error_r);
 
     if (class == GF_OK)
@@ -76,7 +79,7 @@ static enum gf_class start_producer(struct gf_ingest *ingest, struct gf_error *e
     return class;
 }
 
-/* ---- ports --------------------------------------------------------------------------------------------------------------- */
+/* ---- ports ---- */
 
 static enum gf_class start_ports(struct gf_ingest *ingest, struct gf_error *error_r)
 {
@@ -118,9 +121,10 @@ static enum gf_class check_config(struct gf_ingest *ingest, struct gf_error *err
         return gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
     if (config->kafka_message_timeout >= config->ingest_request_timeout ||
         config->ingest_request_timeout >= config->ingest_lease)
-        return gf_fail(error_r, GF_REJECT, 0,
-                       "kafka.message_timeout < ingest.request_timeout < ingest.lease is needed: an unanswered call must "
-                       "have an end before its key may be taken over");
+        return gf_fail(
+            error_r, GF_REJECT, 0,
+            "kafka.message_timeout < ingest.request_timeout < ingest.lease is needed: an unanswered call must "
+            "have an end before its key may be taken over");
     if (config->auth_admin_key_file[0] == '\0')
         return GF_OK;
     return gf_config_secret(config->auth_admin_key_file, ingest->admin_key, sizeof(ingest->admin_key),
@@ -149,7 +153,7 @@ static enum gf_class start(struct gf_ingest *ingest, struct gf_error *error_r)
     return class;
 }
 
-/* ---- the end --------------------------------------------------------------------------------------------------------------- */
+/* ---- the end ---- */
 
 static int in_flight(const struct gf_ingest *ingest)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* Inside of the ingest role: one loop thread that owns everything but the database threads (db.c). Handlers never block:
- * they answer at once, or go on in callbacks of Redis, Kafka or a database job. Everything is bounded; what cannot be done
- * now is a 503 with Retry-After. */
+/* Inside of the ingest role: one loop thread that owns everything but the database threads (db.c). Handlers never
+ * block: they answer at once, or go on in callbacks of Redis, Kafka or a database job. Everything is bounded; what
+ * cannot be done now is a 503 with Retry-After. */
 #include "gf/balance.h"
 #include "gf/crypto.h"
 #include "gf/http.h"
@@ -12,7 +12,7 @@
 
 struct gf_ingest;
 
-/* ---- db.c: threads with one MySQL connection each -------------------------------------------------------------------- */
+/* ---- db.c: threads with one MySQL connection each ---- */
 
 /* Embedded in (or the first member of) the caller's own struct, which it owns until on_done has run. */
 struct gf_job {
@@ -35,28 +35,28 @@ bool gf_db_up(const struct gf_db *db);
 int gf_db_pending(const struct gf_db *db);
 void gf_db_stop(struct gf_db **db); /* waits for running jobs; the rest is done with RETRY */
 
-/* ---- problem.c: answers ---------------------------------------------------------------------------------------------- */
+/* ---- problem.c: answers ---- */
 
 /* X(id, status, code, title). Codes are stable: clients branch on them. */
-#define GF_PROBLEM_MAP(X)                                                                        \
-    X(MALFORMED, 400, "malformed", "the request is not understood")                              \
-    X(UNAUTHORIZED, 401, "unauthorized", "a valid bearer token is needed")                       \
-    X(INSUFFICIENT_BALANCE, 402, "insufficient_balance", "the balance is too low")               \
-    X(WALLET_FROZEN, 403, "wallet_frozen", "the wallet is frozen")                               \
-    X(NOT_FOUND, 404, "not_found", "there is nothing here")                                      \
-    X(GIFT_NOT_FOUND, 404, "gift_not_found", "the gift does not exist or is not on sale")        \
-    X(WALLET_NOT_FOUND, 404, "wallet_not_found", "the user has no wallet")                       \
-    X(UNKNOWN_REQUEST, 404, "unknown_request", "nothing is known of this request (yet)")         \
-    X(METHOD_NOT_ALLOWED, 405, "method_not_allowed", "the method is not allowed here")           \
-    X(IN_PROGRESS, 409, "in_progress", "the first call with this key is not answered yet")       \
-    X(CONFLICT, 409, "conflict", "the resource is not in the state for this")                    \
-    X(SELF_GIFT, 422, "self_gift", "sender and receiver are the same user")                      \
-    X(MISMATCH, 422, "idempotency_mismatch", "this key was used with another body")              \
-    X(QUANTITY, 422, "quantity_out_of_range", "the quantity is not allowed for this gift")       \
-    X(AMOUNT, 422, "amount_out_of_range", "price x quantity is too large")                       \
-    X(RATE_LIMITED, 429, "rate_limited", "too many requests of this user")                       \
-    X(TOO_MANY_IN_FLIGHT, 429, "too_many_in_flight", "too many unsettled gifts of this user")    \
-    X(INTERNAL, 500, "internal_error", "something went wrong here")                              \
+#define GF_PROBLEM_MAP(X)                                                                                              \
+    X(MALFORMED, 400, "malformed", "the request is not understood")                                                    \
+    X(UNAUTHORIZED, 401, "unauthorized", "a valid bearer token is needed")                                             \
+    X(INSUFFICIENT_BALANCE, 402, "insufficient_balance", "the balance is too low")                                     \
+    X(WALLET_FROZEN, 403, "wallet_frozen", "the wallet is frozen")                                                     \
+    X(NOT_FOUND, 404, "not_found", "there is nothing here")                                                            \
+    X(GIFT_NOT_FOUND, 404, "gift_not_found", "the gift does not exist or is not on sale")                              \
+    X(WALLET_NOT_FOUND, 404, "wallet_not_found", "the user has no wallet")                                             \
+    X(UNKNOWN_REQUEST, 404, "unknown_request", "nothing is known of this request (yet)")                               \
+    X(METHOD_NOT_ALLOWED, 405, "method_not_allowed", "the method is not allowed here")                                 \
+    X(IN_PROGRESS, 409, "in_progress", "the first call with this key is not answered yet")                             \
+    X(CONFLICT, 409, "conflict", "the resource is not in the state for this")                                          \
+    X(SELF_GIFT, 422, "self_gift", "sender and receiver are the same user")                                            \
+    X(MISMATCH, 422, "idempotency_mismatch", "this key was used with another body")                                    \
+    X(QUANTITY, 422, "quantity_out_of_range", "the quantity is not allowed for this gift")                             \
+    X(AMOUNT, 422, "amount_out_of_range", "price x quantity is too large")                                             \
+    X(RATE_LIMITED, 429, "rate_limited", "too many requests of this user")                                             \
+    X(TOO_MANY_IN_FLIGHT, 429, "too_many_in_flight", "too many unsettled gifts of this user")                          \
+    X(INTERNAL, 500, "internal_error", "something went wrong here")                                                    \
     X(UNAVAILABLE, 503, "unavailable", "the service cannot do this right now")
 
 #define GF_PROBLEM_ENUM(id, status, code, title) GF_PROBLEM_##id,
@@ -74,12 +74,12 @@ void gf_json_respond(struct gf_http_req *req, int status, const char *headers, c
 /* The one way to say 503: MySQL, Redis or Kafka is away. */
 void gf_unavailable_respond(struct gf_http_req *req, const char *detail, const struct gf_uuid *request_id);
 
-/* ---- route.c: which handler, for whom --------------------------------------------------------------------------------- */
+/* ---- route.c: which handler, for whom ---- */
 
 struct gf_call {
     struct gf_ingest *ingest;
     struct gf_http_req *req;
-    int64_t user_id;       /* from the token; 0 on the admin port */
+    int64_t user_id;          /* from the token; 0 on the admin port */
     struct gf_slice param[2]; /* the {} of the pattern, not percent-decoded */
 };
 typedef void (*gf_route_fn)(const struct gf_call *call); /* `call` itself lives for the handler's turn only */
@@ -95,20 +95,20 @@ void gf_route_admin(struct gf_http_req *req, void *ingest);
 
 /* Bearer token of the request; false: 401 was answered. */
 GF_NODISCARD bool gf_request_auth(struct gf_ingest *ingest, struct gf_http_req *req, int64_t *user_id_r);
-/* Idempotency-Key: canonical UUID, any case, optional quotes, not version 8. False: 400 was answered. *keyless_r: there was
- * no header and id_r is a fresh v7. Problems of this request carry the id from now on. */
+/* Idempotency-Key: canonical UUID, any case, optional quotes, not version 8. False: 400 was answered. *keyless_r: there
+ * was no header and id_r is a fresh v7. Problems of this request carry the id from now on. */
 GF_NODISCARD bool gf_request_key(struct gf_http_req *req, struct gf_uuid *id_r, bool *keyless_r);
 
-/* ---- handlers ----------------------------------------------------------------------------------------------------------- */
+/* ---- handlers ---- */
 
-void gf_gift_post(const struct gf_call *call);         /* gift.c */
-void gf_query_gifts(const struct gf_call *call);       /* queries.c */
+void gf_gift_post(const struct gf_call *call);   /* gift.c */
+void gf_query_gifts(const struct gf_call *call); /* queries.c */
 void gf_query_wallet(const struct gf_call *call);
 void gf_query_trades(const struct gf_call *call);
 void gf_query_request(const struct gf_call *call);
-extern const struct gf_route gf_admin_routes[];        /* admin.c; ends with a NULL pattern */
+extern const struct gf_route gf_admin_routes[]; /* admin.c; ends with a NULL pattern */
 
-/* ---- catalogue_cache.c: gifts and their prices ------------------------------------------------------------------------------ */
+/* ---- catalogue_cache.c: gifts and their prices ---- */
 
 struct gf_offer {
     int32_t gift_id, max_quantity;
@@ -116,7 +116,7 @@ struct gf_offer {
 };
 enum gf_offered {
     GF_OFFERED_YES,
-    GF_OFFERED_NO,  /* unknown, off sale or without a price now: known for certain */
+    GF_OFFERED_NO,   /* unknown, off sale or without a price now: known for certain */
     GF_OFFERED_MISS, /* not in the cache: gf_catalogue_cache_load */
 };
 struct gf_catalogue_cache;
@@ -125,7 +125,8 @@ enum gf_offered gf_catalogue_cache_find(struct gf_catalogue_cache *cache, int32_
                                         struct gf_offer *offer_r);
 /* After a MISS. on_loaded comes later, on the loop: OK = find again, RETRY = MySQL is away. */
 typedef void (*gf_catalogue_loaded_fn)(void *ctx, enum gf_class class);
-void gf_catalogue_cache_load(struct gf_catalogue_cache *cache, int32_t gift_id, gf_catalogue_loaded_fn on_loaded, void *ctx);
+void gf_catalogue_cache_load(struct gf_catalogue_cache *cache, int32_t gift_id, gf_catalogue_loaded_fn on_loaded,
+                             void *ctx);
 void gf_catalogue_cache_close(struct gf_catalogue_cache **cache); /* after gf_db_stop */
 /* Looks for changes now instead of at the next poll. */
 void gf_catalogue_cache_poll(struct gf_catalogue_cache *cache);
@@ -141,13 +142,14 @@ struct gf_gift_list {
 };
 struct gf_gift_list *gf_catalogue_cache_list(struct gf_catalogue_cache *cache);
 
-/* ---- balance.c: cold wallets from MySQL into Redis ----------------------------------------------------------------------------- */
+/* ---- balance.c: cold wallets from MySQL into Redis ---- */
 
 struct gf_balance_loader;
 struct gf_balance_loader *gf_balance_loader_create(struct gf_ingest *ingest);
 typedef void (*gf_balance_loaded_fn)(void *ctx, enum gf_class class); /* OK: Redis knows the wallet now */
 /* Loads of one user share one read. on_loaded comes later, on the loop. */
-void gf_balance_loader_load(struct gf_balance_loader *loader, int64_t user_id, gf_balance_loaded_fn on_loaded, void *ctx);
+void gf_balance_loader_load(struct gf_balance_loader *loader, int64_t user_id, gf_balance_loaded_fn on_loaded,
+                            void *ctx);
 void gf_balance_loader_close(struct gf_balance_loader **loader);
 
 /* ---- pins.c: is Kafka's partition count still the one pinned in MySQL? (F4) ---- */
@@ -167,7 +169,9 @@ struct gf_limiter *gf_limiter_create(int64_t rate_per_second, int64_t double_cli
 enum gf_limited gf_limiter_check(struct gf_limiter *limiter, int64_t user_id, const char *fp, int64_t now_ms);
 void gf_limiter_destroy(struct gf_limiter **limiter);
 
-/* ---- ingest.c ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- ingest.c
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 #define GF_TOPIC_MAX 200
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The watcher of the partition count (F4). Its own thread, because it asks Kafka and MySQL blocking questions; each look
- * opens and closes its own connection, so that it never keeps one idle. What it found is one atomic flag.
+/* The watcher of the partition count (F4). Its own thread, because it asks Kafka and MySQL blocking questions; each
+ * look opens and closes its own connection, so that it never keeps one idle. What it found is one atomic flag.
  * Failures: what cannot be asked changes nothing; before the first answer the flag is false. */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -108,7 +108,10 @@ struct gf_pins *gf_pins_start(const struct gf_config *config, const char *topic)
     return pins;
 }
 
-bool gf_pins_ok(const struct gf_pins *pins) { return atomic_load_explicit(&pins->ok, memory_order_relaxed); }
+bool gf_pins_ok(const struct gf_pins *pins)
+{
+    return atomic_load_explicit(&pins->ok, memory_order_relaxed);
+}
 
 void gf_pins_stop(struct gf_pins **pins)
 {

@@ -55,5 +55,6 @@ void gf_json_respond(struct gf_http_req *req, int status, const char *headers, c
 
 void gf_unavailable_respond(struct gf_http_req *req, const char *detail, const struct gf_uuid *request_id)
 {
-    gf_problem_respond(req, GF_PROBLEM_UNAVAILABLE, &(struct gf_problem_opts){.detail = detail, .request_id = request_id});
+    gf_problem_respond(req, GF_PROBLEM_UNAVAILABLE,
+                       &(struct gf_problem_opts){.detail = detail, .request_id = request_id});
 }

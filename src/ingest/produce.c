@@ -24,9 +24,9 @@ static bool traceparent_valid(struct gf_slice text)
 {
     bool zero_trace, zero_span, zero;
 
-    return text.len == TRACEPARENT_LEN && memcmp(text.ptr, "00-", 3) == 0 && text.ptr[35] == '-' && text.ptr[52] == '-' &&
-           lower_hex(text.ptr + 3, 32, &zero_trace) && !zero_trace && lower_hex(text.ptr + 36, 16, &zero_span) &&
-           !zero_span && lower_hex(text.ptr + 53, 2, &zero);
+    return text.len == TRACEPARENT_LEN && memcmp(text.ptr, "00-", 3) == 0 && text.ptr[35] == '-' &&
+           text.ptr[52] == '-' && lower_hex(text.ptr + 3, 32, &zero_trace) && !zero_trace &&
+           lower_hex(text.ptr + 36, 16, &zero_span) && !zero_span && lower_hex(text.ptr + 53, 2, &zero);
 }
 
 static void traceparent_make(char text_r[TRACEPARENT_LEN])
@@ -68,8 +68,8 @@ enum gf_class gf_ingest_produce(struct gf_ingest *ingest, const struct gf_comman
     char id[GF_UUID_TEXT + 1], trace[TRACEPARENT_LEN], key[24];
     struct gf_kafka_header headers[] = {
         {"ce_id", id, GF_UUID_TEXT}, {"ce_type", type, strlen(type)}, {"traceparent", trace, sizeof(trace)}};
-    struct gf_kafka_record record = {.topic = ingest->commands_topic, .key = key, .headers = headers,
-                                     .header_count = GF_COUNT(headers)};
+    struct gf_kafka_record record = {
+        .topic = ingest->commands_topic, .key = key, .headers = headers, .header_count = GF_COUNT(headers)};
 
     if (!gf_pins_ok(ingest->pins))
         return GF_RETRY; /* another partition count would split a wallet's order (F4) */

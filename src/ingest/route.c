@@ -43,7 +43,8 @@ static bool path_matches(struct gf_slice path, const char *pattern, struct gf_sl
 }
 
 /* Answers 404 or 405 itself. */
-static const struct gf_route *find_route(const struct gf_route *routes, struct gf_http_req *req, struct gf_slice param_r[2])
+static const struct gf_route *find_route(const struct gf_route *routes, struct gf_http_req *req,
+                                         struct gf_slice param_r[2])
 {
     struct gf_slice path = gf_http_path(req);
     bool known = false;

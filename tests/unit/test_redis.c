@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The Redis links and the balance scripts against a real server. Times inside Redis are set by hand where a rule depends
- * on them, so that no test depends on how fast the machine is. */
+/* The Redis links and the balance scripts against a real server. Times inside Redis are set by hand where a rule
+ * depends on them, so that no test depends on how fast the machine is. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,10 +18,14 @@ static struct redis_server server;
 static struct gf_redis_sync *raw; /* looks at what the scripts left */
 static struct gf_loop *loop;
 static struct gf_redis *redis;
-static struct gf_balance_rules rules = {.epoch = 1, .rate_per_second = 1000000, .lease_ms = 3600000, .hold_ttl_ms = 3600000,
-                                        .marker_ttl_ms = 3600000, .double_click_ms = 3600000};
+static struct gf_balance_rules rules = {.epoch = 1,
+                                        .rate_per_second = 1000000,
+                                        .lease_ms = 3600000,
+                                        .hold_ttl_ms = 3600000,
+                                        .marker_ttl_ms = 3600000,
+                                        .double_click_ms = 3600000};
 
-/* ---- helpers ---------------------------------------------------------------------------------------------------------- */
+/* ---- helpers ---- */
 
 static void stop_loop(void *ctx)
 {
@@ -230,7 +234,7 @@ static int64_t publish(int64_t user, int64_t ver, int64_t balance, const struct 
     return first;
 }
 
-/* ---- RESERVE ------------------------------------------------------------------------------------------------------------ */
+/* ---- RESERVE ---- */
 
 static void an_unknown_or_old_balance_is_stale_and_leaves_nothing(void **state)
 {
@@ -478,7 +482,7 @@ static void a_lookup_says_what_the_marker_says_and_nothing_more(void **state)
     assert_int_equal(last_reserve.price, 60);
 }
 
-/* ---- ABORT, LOAD, PUBLISH ------------------------------------------------------------------------------------------------ */
+/* ---- ABORT, LOAD, PUBLISH ---- */
 
 static void abort_releases_only_its_own_unanswered_call(void **state)
 {
@@ -601,9 +605,14 @@ static void publish_splits_long_lists_and_counts_a_doubled_id_once(void **state)
 
 static void markers_are_parsed_strictly(void **state)
 {
-    static const char *const bad[] = {"", "A", "X 0000000000000001 60 1 5 0000000000000abc", "A 1 60 1 5 a",
-                                      "A 0000000000000001 0 1 5 a", "A 0000000000000001 60 1 5 a b",
-                                      "P 0000000000000001 60 1 x a", "P 0000000000000001  60 1 5"};
+    static const char *const bad[] = {"",
+                                      "A",
+                                      "X 0000000000000001 60 1 5 0000000000000abc",
+                                      "A 1 60 1 5 a",
+                                      "A 0000000000000001 0 1 5 a",
+                                      "A 0000000000000001 60 1 5 a b",
+                                      "P 0000000000000001 60 1 x a",
+                                      "P 0000000000000001  60 1 5"};
     struct gf_marker marker;
 
     (void)state;
@@ -616,7 +625,7 @@ static void markers_are_parsed_strictly(void **state)
     assert_int_equal(marker.lease_ms, 5);
 }
 
-/* ---- links --------------------------------------------------------------------------------------------------------------- */
+/* ---- links ---- */
 
 static void forgotten_scripts_are_sent_again(void **state)
 {
@@ -753,7 +762,8 @@ static void what_is_in_flight_is_bounded(void **state)
 static void a_refused_port_and_a_bad_address_leave_the_link_down(void **state)
 {
     static struct gf_config config = {.redis_timeout = 100, .redis_epoch = 1};
-    static const char *const urls[] = {"redis://127.0.0.1:1", "redis://localhost:1", "http://x", "redis://u:p@h:1", "unix://rel"};
+    static const char *const urls[] = {"redis://127.0.0.1:1", "redis://localhost:1", "http://x", "redis://u:p@h:1",
+                                       "unix://rel"};
     struct gf_redis_sync *blocking = NULL;
     struct gf_error error;
 

@@ -9,11 +9,11 @@
 #include "gf/num.h"
 
 #define WALLET_TTL_MS (15 * 60 * 1000)
-#define LOADED_FRESH_MS 5000             /* what a reader said */
+#define LOADED_FRESH_MS 5000                /* what a reader said */
 #define PUBLISHED_FRESH_MS (10 * 60 * 1000) /* what settlement said: it will say so again when it changes */
 #define NUMBER_MAX 24
 
-/* ---- keys ------------------------------------------------------------------------------------------------------ */
+/* ---- keys ---- */
 
 size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id)
 {
@@ -54,7 +54,7 @@ void gf_balance_rules_init(struct gf_balance_rules *rules_r, const struct gf_con
     };
 }
 
-/* ---- arguments: texts stay in place while the command is encoded -------------------------------------------------- */
+/* ---- arguments: texts stay in place while the command is encoded ---- */
 
 struct call {
     struct gf_redis_arg arg[20];
@@ -151,7 +151,8 @@ void gf_balance_accept(struct gf_redis *redis, const struct gf_balance_rules *ru
     int len = snprintf(value, sizeof(value), "A %s %" PRId64 " %" PRId64 " 0 %s", request->fp, request->price,
                        request->quantity, request->nonce);
     int ttl_len = snprintf(ttl, sizeof(ttl), "%" PRId64, rules->marker_ttl_ms);
-    struct gf_redis_arg set[] = {{"SET", 3}, {key, key_len}, {value, (size_t)len}, {"XX", 2}, {"PX", 2}, {ttl, (size_t)ttl_len}};
+    struct gf_redis_arg set[] = {{"SET", 3}, {key, key_len}, {value, (size_t)len},
+                                 {"XX", 2},  {"PX", 2},      {ttl, (size_t)ttl_len}};
 
     GF_ASSERT(len > 0 && (size_t)len < sizeof(value));
     if (gf_redis_command(redis, set, GF_COUNT(set), NULL, NULL) != GF_OK)
@@ -226,7 +227,7 @@ int gf_balance_publish_sync(struct gf_redis_sync *redis, int64_t epoch, const st
     return calls;
 }
 
-/* ---- markers --------------------------------------------------------------------------------------------------- */
+/* ---- markers ---- */
 
 static bool take_word(const char **at, const char *end, const char **word_r, size_t *len_r)
 {

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The asynchronous link (gf_redis).
- * States: WAITING (until retry_ms) -> RESOLVING -> CONNECTING -> GREETING (AUTH, CLIENT SETNAME, SCRIPT LOAD) -> UP; every
- * failure goes back to WAITING through mark_down. One timer drives back-off and all deadlines: replies come in order, so
- * the oldest command is the head of one list.
- * Ownership: struct gf_redis is freed when its timer is closed and no name look-up runs; `ac` belongs
- * to hiredis, which frees it by itself after failures; mark_down forgets it first, so nobody touches it afterwards.
- * Thread: the loop's. */
+ * States: WAITING (until retry_ms) -> RESOLVING -> CONNECTING -> GREETING (AUTH, CLIENT SETNAME, SCRIPT LOAD) -> UP;
+ * every failure goes back to WAITING through mark_down. One timer drives back-off and all deadlines: replies come in
+ * order, so the oldest command is the head of one list. Ownership: struct gf_redis is freed when its timer is closed
+ * and no name look-up runs; `ac` belongs to hiredis, which frees it by itself after failures; mark_down forgets it
+ * first, so nobody touches it afterwards. Thread: the loop's. */
 #include "gf/redis.h"
 
 #include <arpa/inet.h>
@@ -58,7 +57,7 @@ struct gf_redis {
     bool looking_up, closing;
 };
 
-/* ---- going down ------------------------------------------------------------------------------------------------ */
+/* ---- going down ---- */
 
 /* Forgets the connection; hiredis frees it (now, or when it is done with its callback), which answers every command in
  * flight with NULL. */
@@ -87,7 +86,7 @@ static void drop(struct gf_redis *redis, const char *why)
         redisAsyncFree(ac);
 }
 
-/* ---- commands -------------------------------------------------------------------------------------------------- */
+/* ---- commands ---- */
 
 static void on_native_reply(redisAsyncContext *ac, void *native, void *ctx);
 
@@ -175,8 +174,8 @@ static enum gf_class submit(struct gf_redis *redis, struct gf_resp *resp, enum g
     return sent ? GF_OK : GF_RETRY;
 }
 
-enum gf_class gf_redis_command(struct gf_redis *redis, const struct gf_redis_arg *args, size_t count, gf_reply_fn on_reply,
-                               void *ctx)
+enum gf_class gf_redis_command(struct gf_redis *redis, const struct gf_redis_arg *args, size_t count,
+                               gf_reply_fn on_reply, void *ctx)
 {
     GF_ASSERT(count > 0 && count <= GF_REDIS_ARGS_MAX);
     if (redis->state != UP || redis->in_flight >= IN_FLIGHT_MAX)
@@ -184,8 +183,8 @@ enum gf_class gf_redis_command(struct gf_redis *redis, const struct gf_redis_arg
     return submit(redis, gf_resp_command(args, count), GF_SCRIPT_NONE, on_reply, ctx);
 }
 
-enum gf_class gf_redis_script(struct gf_redis *redis, enum gf_script script, const struct gf_redis_arg *args, size_t count,
-                              size_t key_count, gf_reply_fn on_reply, void *ctx)
+enum gf_class gf_redis_script(struct gf_redis *redis, enum gf_script script, const struct gf_redis_arg *args,
+                              size_t count, size_t key_count, gf_reply_fn on_reply, void *ctx)
 {
     GF_ASSERT(script < GF_SCRIPT_COUNT && count <= GF_REDIS_ARGS_MAX);
     if (redis->state != UP || redis->in_flight >= IN_FLIGHT_MAX)
@@ -193,7 +192,7 @@ enum gf_class gf_redis_script(struct gf_redis *redis, enum gf_script script, con
     return submit(redis, gf_resp_evalsha(redis->sha[script], args, count, key_count), script, on_reply, ctx);
 }
 
-/* ---- coming up ------------------------------------------------------------------------------------------------- */
+/* ---- coming up ---- */
 
 static void greeted(struct gf_redis *redis)
 {
@@ -249,7 +248,10 @@ static bool greet(struct gf_redis *redis, const struct gf_redis_arg *args, size_
     return submit(redis, gf_resp_command(args, count), GF_SCRIPT_NONE, on_reply, redis) == GF_OK;
 }
 
-#define ARG(text) {(text), strlen(text)}
+#define ARG(text)                                                                                                      \
+    {                                                                                                                  \
+        (text), strlen(text)                                                                                           \
+    }
 
 static bool greet_all(struct gf_redis *redis, const char *password)
 {
@@ -304,8 +306,8 @@ static void on_disconnect(const redisAsyncContext *ac, int status)
 
 static void dial(struct gf_redis *redis, const char *host)
 {
-    redisAsyncContext *ac = redis->address.port ? redisAsyncConnect(host, redis->address.port)
-                                                : redisAsyncConnectUnix(host);
+    redisAsyncContext *ac =
+        redis->address.port ? redisAsyncConnect(host, redis->address.port) : redisAsyncConnectUnix(host);
     bool attached;
 
     GF_ASSERT(ac != NULL); /* NULL is out of memory only */
@@ -372,7 +374,7 @@ static void connect_start(struct gf_redis *redis)
     redis->references++;
 }
 
-/* ---- time ------------------------------------------------------------------------------------------------------ */
+/* ---- time ---- */
 
 static void ping_idle(struct gf_redis *redis, int64_t now_ms)
 {
@@ -380,7 +382,8 @@ static void ping_idle(struct gf_redis *redis, int64_t now_ms)
 
     if (redis->in_flight > 0 || now_ms - redis->active_ms < IDLE_PING_MS)
         return;
-    if (gf_redis_command(redis, ping, 1, NULL, NULL) != GF_OK) /* nobody reads the answer: its deadline is what matters */
+    if (gf_redis_command(redis, ping, 1, NULL, NULL) !=
+        GF_OK) /* nobody reads the answer: its deadline is what matters */
         drop(redis, "cannot send");
 }
 
@@ -413,7 +416,7 @@ static void on_timer(uv_timer_t *timer)
     }
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------ */
+/* ---- life ---- */
 
 struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *config, gf_loop_fn on_up, void *ctx)
 {
@@ -432,7 +435,8 @@ struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *c
     redis->timer.data = redis;
     tick_ms = tick_ms < 10 ? 10 : tick_ms > 100 ? 100 : tick_ms;
     if (gf_redis_address_parse(config->redis_url, &redis->address, &error) != GF_OK) {
-        gf_log(GF_ERROR, "redis_misconfigured", "reason=\"%s\"", error.text); /* stays down: roles report it as not ready */
+        gf_log(GF_ERROR, "redis_misconfigured", "reason=\"%s\"",
+               error.text); /* stays down: roles report it as not ready */
         return redis;
     }
     rc = uv_timer_start(&redis->timer, on_timer, 0, (uint64_t)tick_ms);
@@ -440,9 +444,15 @@ struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *c
     return redis;
 }
 
-bool gf_redis_up(const struct gf_redis *redis) { return redis->state == UP; }
+bool gf_redis_up(const struct gf_redis *redis)
+{
+    return redis->state == UP;
+}
 
-static void on_handle_closed(uv_handle_t *handle) { release(handle->data); }
+static void on_handle_closed(uv_handle_t *handle)
+{
+    release(handle->data);
+}
 
 void gf_redis_close(struct gf_redis **redis)
 {

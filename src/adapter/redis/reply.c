@@ -4,17 +4,26 @@
 
 #include <hiredis/hiredis.h>
 
-static const redisReply *native(const struct gf_reply *reply) { return (const redisReply *)(const void *)reply; }
+static const redisReply *native(const struct gf_reply *reply)
+{
+    return (const redisReply *)(const void *)reply;
+}
 
 enum gf_reply_type gf_reply_type(const struct gf_reply *reply)
 {
     switch (native(reply)->type) {
-    case REDIS_REPLY_INTEGER: return GF_REPLY_INT;
-    case REDIS_REPLY_STRING: return GF_REPLY_TEXT;
-    case REDIS_REPLY_STATUS: return GF_REPLY_STATUS;
-    case REDIS_REPLY_ARRAY: return GF_REPLY_ARRAY;
-    case REDIS_REPLY_NIL: return GF_REPLY_NIL;
-    default: return GF_REPLY_ERROR;
+    case REDIS_REPLY_INTEGER:
+        return GF_REPLY_INT;
+    case REDIS_REPLY_STRING:
+        return GF_REPLY_TEXT;
+    case REDIS_REPLY_STATUS:
+        return GF_REPLY_STATUS;
+    case REDIS_REPLY_ARRAY:
+        return GF_REPLY_ARRAY;
+    case REDIS_REPLY_NIL:
+        return GF_REPLY_NIL;
+    default:
+        return GF_REPLY_ERROR;
     }
 }
 

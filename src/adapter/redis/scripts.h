@@ -8,8 +8,8 @@
 
 const char *gf_script_text(enum gf_script script);
 
-/* One encoded command. A script's arguments (number of keys, keys, rest) stay apart from its head, so that NOSCRIPT can be
- * answered by EVAL of the same call. Allocated in one piece; free with free(). */
+/* One encoded command. A script's arguments (number of keys, keys, rest) stay apart from its head, so that NOSCRIPT can
+ * be answered by EVAL of the same call. Allocated in one piece; free with free(). */
 struct gf_resp {
     size_t head_len; /* "*N EVALSHA <sha>"; 0 for plain commands */
     size_t parts;    /* bulk strings after the head */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The blocking, pipelined link (gf_redis_sync). Owns its connection, the encoded scripts whose replies are missing (for
- * EVAL after NOSCRIPT) and replies read ahead of their turn. Any I/O failure or time-out is final: close and connect anew.
- * Thread: one at a time. */
+ * EVAL after NOSCRIPT) and replies read ahead of their turn. Any I/O failure or time-out is final: close and connect
+ * anew. Thread: one at a time. */
 #include "gf/redis.h"
 
 #include <hiredis/hiredis.h>
@@ -34,8 +34,8 @@ static enum gf_class lost(const struct gf_redis_sync *redis, struct gf_error *er
 }
 
 /* One command, one reply: for the greeting. */
-static enum gf_class ask(struct gf_redis_sync *redis, const struct gf_redis_arg *args, size_t count, redisReply **reply_r,
-                         struct gf_error *error_r)
+static enum gf_class ask(struct gf_redis_sync *redis, const struct gf_redis_arg *args, size_t count,
+                         redisReply **reply_r, struct gf_error *error_r)
 {
     struct gf_resp *resp = gf_resp_command(args, count);
     redisReply *reply = NULL;
@@ -86,7 +86,8 @@ static enum gf_class greet(struct gf_redis_sync *redis, const struct gf_config *
     return class;
 }
 
-enum gf_class gf_redis_sync_connect(const struct gf_config *config, struct gf_redis_sync **redis_r, struct gf_error *error_r)
+enum gf_class gf_redis_sync_connect(const struct gf_config *config, struct gf_redis_sync **redis_r,
+                                    struct gf_error *error_r)
 {
     struct timeval timeout = {.tv_sec = config->redis_timeout / 1000, .tv_usec = (config->redis_timeout % 1000) * 1000};
     struct gf_redis_address address;
@@ -159,8 +160,8 @@ void gf_redis_sync_command(struct gf_redis_sync *redis, const struct gf_redis_ar
     append(redis, gf_resp_command(args, count), GF_SCRIPT_NONE);
 }
 
-void gf_redis_sync_script(struct gf_redis_sync *redis, enum gf_script script, const struct gf_redis_arg *args, size_t count,
-                          size_t key_count)
+void gf_redis_sync_script(struct gf_redis_sync *redis, enum gf_script script, const struct gf_redis_arg *args,
+                          size_t count, size_t key_count)
 {
     GF_ASSERT(script < GF_SCRIPT_COUNT && count <= GF_REDIS_ARGS_MAX);
     append(redis, gf_resp_evalsha(redis->sha[script], args, count, key_count), script);
@@ -216,7 +217,8 @@ enum gf_class gf_redis_sync_reply(struct gf_redis_sync *redis, struct gf_reply *
             return lost(redis, error_r);
     }
     pop(redis);
-    if (reply->type == REDIS_REPLY_ERROR && (strncmp(reply->str, "READONLY", 8) == 0 || strncmp(reply->str, "NOAUTH", 6) == 0)) {
+    if (reply->type == REDIS_REPLY_ERROR &&
+        (strncmp(reply->str, "READONLY", 8) == 0 || strncmp(reply->str, "NOAUTH", 6) == 0)) {
         class = gf_fail(error_r, GF_RETRY, 0, "redis: %.200s", reply->str);
         freeReplyObject(reply);
         return class;
