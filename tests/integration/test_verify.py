@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""giftflow verify: right beside a live system, and for each of its checks a value that is wrong, found by that check and no other."""
+
+import json
+import subprocess
+import threading
+import time
+
+import pytest
+from stack import Stack, wait_until
+
+RECEIVERS = (20001, 20002, 20003)
+
+
+def verify(stack, *args):
+    """-> (exit status, {check: violations}) of `verify --json`."""
+    done = subprocess.run(
+        [stack.env["GIFTFLOW_BIN"], "verify", "--json", *args, "--config", stack.env["GIFTFLOW_CONFIG"]],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, env=stack.environ,
+    )  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["verdict"] == ("ok" if done.returncode == 0 else "broken")
+    for check in answer["checks"]:
+        assert len(check["examples"]) == min(check["violations"], 10), check
+    return done.returncode, answer
+
+
+def broken(stack, *args):
+    """The names of the checks that found something."""
+    status, answer = verify(stack, *args)
+    names = {check["name"] for check in answer["checks"] if check["violations"]}
+    assert (status == 3) == bool(names)
+    return names
+
+
+def open_gifts(stack):
+    now = int(time.time() * 1000)
+    for gift_id, price, share in ((1, 1, 3333), (22, 90, 5000)):
+        stack.sql("INSERT INTO gift VALUES (%s, 'gift', '', '', 9999, 1, 1, %s)", gift_id, now)
+        stack.sql("INSERT INTO gift_price VALUES (%s, %s, %s, %s, %s)", gift_id, now - 3600_000, 2**63 - 1, price, share)
+
+
+def gifts(stack, users, count):
+    """Well-formed commands of all kinds of ends: settled, rejected, duplicate."""
+    out = []
+    for i in range(count):
+        user = users[i % len(users)]
+        command = stack.gift_command(user, receiver_id=RECEIVERS[i % 3], gift_id=(1, 22)[i % 2], price=(1, 90)[i % 2], quantity=1 + i % 3)
+        if i % 10 == 3:
+            command["price"] = 91  # price_mismatch
+        if i % 10 == 7:
+            command["receiver_id"] = user  # self_gift
+        out.append((user, command))
+        if i % 10 == 5:
+            out.append((user, command))  # duplicate
+    return out
+
+
+def rolled_up(stack):
+    rows = stack.sql("SELECT COUNT(*) AS n FROM progress p JOIN rollup r ON r.log = p.log WHERE r.rolled_offset <> p.next_offset")
+    return rows[0]["n"] == 0
+
+
+@pytest.fixture(scope="module")
+def books():
+    """A stack whose books balance and on which nothing runs any more: tests may break the tables and mend them."""
+    stack = Stack(roles={"ingest": 0, "router": 0, "gateway": 0}, partitions=3)
+    try:
+        stack.up()
+        open_gifts(stack)
+        users = stack.new_users(12, 10_000)
+        stack.produce_many(gifts(stack, users, 300))
+        stack.produce(users[0], "no json")
+        stack.produce(users[0], {**stack.gift_command(users[1])})  # a foreign key: dead, and it still has a trade row
+        stack.drain()
+        wait_until(lambda: rolled_up(stack), 60, "roll-up")
+        wait_until(lambda: not stack.sql("SELECT 1 FROM dead_letter WHERE state = 0"), 60, "dead letters fed")
+        stack.stop("sweep-1")
+        stack.stop("settle-1")
+        stack.close_db()
+        yield stack
+    finally:
+        stack.down()
+
+
+def test_a_live_system_can_be_verified_at_any_moment(books):
+    books.start("settle-1")
+    books.start("sweep-1")
+    users = books.new_users(8, 100_000)
+    batches = [gifts(books, users, 400) for _ in range(8)]
+    feeder = threading.Thread(target=lambda: [books.produce_many(batch) for batch in batches])
+    feeder.start()
+    checked = 0
+    while feeder.is_alive() or checked < 5:
+        status, answer = verify(books, "--redis=yes")
+        assert status == 0, answer
+        checked += 1
+    feeder.join()
+    books.drain()
+    wait_until(lambda: rolled_up(books), 60, "roll-up")
+    books.stop("sweep-1")
+    books.stop("settle-1")
+    status, answer = verify(books, "--redis=yes")
+    assert status == 0, answer
+    totals = answer["totals"]
+    assert totals["debit"] == totals["host"] + totals["platform"] > 0
+    assert totals["coins"] == totals["credit"] - totals["debit"]
+    assert min(totals["settled"], totals["rejected"], totals["duplicates"], totals["dead"]) > 0
+    assert all(check["checked"] > 0 for check in answer["checks"] if check["name"] != "redis_holds"), answer
+
+
+GIFT = "kind = 1 AND outcome = 0"
+ONE_GIFT = f"(log, off) = (SELECT log, off FROM (SELECT log, off FROM trade WHERE {GIFT} ORDER BY log, off LIMIT 5, 1) x)"
+ONE_REJECTED = "(log, off) = (SELECT log, off FROM (SELECT log, off FROM trade WHERE outcome > 1 ORDER BY log, off LIMIT 1) x)"
+LAST_BATCH = "(log, next_offset) = (SELECT log, next_offset FROM (SELECT log, next_offset FROM batch ORDER BY log, next_offset LIMIT 1) x)"
+ONE_WALLET = "user_id = (SELECT user_id FROM (SELECT MIN(user_id) AS user_id FROM wallet) x)"
+
+CORRUPTIONS = {
+    "a balance": ("UPDATE wallet SET balance = balance + 1 WHERE " + ONE_WALLET, {"wallet_balance"}),
+    "a debt": ("UPDATE wallet SET debt = 1 WHERE " + ONE_WALLET, {"wallet_debt"}),
+    "a negative balance": ("UPDATE wallet SET balance = -1 WHERE " + ONE_WALLET, {"wallet_balance", "wallet_not_negative"}),
+    "what was spent": ("UPDATE wallet SET total_spent = total_spent - 1 WHERE " + ONE_WALLET, {"wallet_totals"}),
+    "what was recharged": ("UPDATE wallet SET total_recharged = 1 WHERE " + ONE_WALLET, {"wallet_totals"}),
+    "the head of a statement": ("UPDATE wallet SET last_off = last_off - 1 WHERE " + ONE_WALLET, {"statement_chain"}),
+    "a version behind its trades": ("UPDATE wallet SET ver = 1 WHERE " + ONE_WALLET, {"statement_chain"}),
+    "a wallet that is gone": ("DELETE FROM wallet WHERE " + ONE_WALLET, {"wallet_balance"}),
+    "coins from nowhere": ("INSERT INTO wallet (user_id, balance, created_ms, updated_ms) VALUES (77, 5, 0, 0)", {"wallet_balance"}),
+    "a balance after": (f"UPDATE trade SET balance_after = balance_after + 1 WHERE {ONE_GIFT}", {"statement_chain", "hash_chain"}),
+    "a pointer to the row before": (f"UPDATE trade SET prev_off = prev_off - 1 WHERE {ONE_GIFT}", {"statement_chain", "hash_chain"}),
+    "a seq": (f"UPDATE trade SET seq = 1 WHERE {ONE_GIFT}", {"statement_chain", "hash_chain"}),
+    "an amount": (
+        f"UPDATE trade SET amount = amount - 1 WHERE {ONE_GIFT}",
+        {"wallet_balance", "wallet_totals", "statement_chain", "batch_sums", "hash_chain", "gift_price", "income"},
+    ),
+    "a host's share": (f"UPDATE trade SET host_coins = host_coins - 1 WHERE {ONE_GIFT}", {"batch_sums", "hash_chain", "gift_price", "income"}),
+    "a receiver": (f"UPDATE trade SET receiver_id = 20009 WHERE {ONE_GIFT}", {"hash_chain", "income"}),
+    "a time": (f"UPDATE trade SET ts_ms = ts_ms + 1 WHERE {ONE_REJECTED}", {"hash_chain"}),
+    "a rejected row that moves coins": (f"UPDATE trade SET debt_delta = 1 WHERE {ONE_REJECTED}", {"outcome_rows", "hash_chain"}),
+    "a trade that is gone": (
+        f"DELETE FROM trade WHERE {ONE_GIFT}",
+        {"wallet_balance", "wallet_totals", "statement_chain", "offsets", "batch_sums", "hash_chain", "income"},
+    ),
+    "a rejected row that is gone": (f"DELETE FROM trade WHERE {ONE_REJECTED}", {"offsets", "hash_chain"}),
+    "a batch's hash": (f"UPDATE batch SET hash = REPEAT('x', 32) WHERE {LAST_BATCH}", {"hash_chain"}),
+    "a batch's debit": ("UPDATE batch SET debit = debit + 1, platform = platform + 1 ORDER BY log LIMIT 1", {"batch_sums"}),
+    "a batch's platform share": ("UPDATE batch SET platform = platform + 1 ORDER BY log LIMIT 1", {"batch_sums"}),
+    "a batch's duplicates": ("UPDATE batch SET duplicate = duplicate + 1 ORDER BY log LIMIT 1", {"offsets"}),
+    "settled called rejected": ("UPDATE batch SET settled = settled - 1, rejected = rejected + 1 WHERE settled > 0 LIMIT 1", {"offsets"}),
+    "an offset skipped": ("UPDATE progress SET next_offset = next_offset + 1 ORDER BY log LIMIT 1", {"offsets"}),
+    "the head of the hash chain": ("UPDATE progress SET last_hash = REPEAT('x', 32) ORDER BY log LIMIT 1", {"hash_chain"}),
+    "a dead letter that is gone": ("DELETE FROM dead_letter LIMIT 1", {"offsets"}),
+    "a dead letter from nowhere": ("INSERT INTO dead_letter SELECT log, off, 1, '', NULL, NULL, 1, 0 FROM trade WHERE outcome = 0 LIMIT 1", {"offsets", "outcome_rows"}),
+    "a price's share": ("UPDATE gift_price SET share_bp = share_bp - 100 WHERE gift_id = 22", {"gift_price"}),
+    "a credit that is open again": ("UPDATE credit SET status = 1 LIMIT 1", {"credits"}),
+    "a credit's coins": ("UPDATE credit SET coins = coins + 1 LIMIT 1", {"credits"}),
+    "a credit that is gone": ("DELETE FROM credit LIMIT 1", {"credits"}),
+    "a credit nobody settled": ("INSERT INTO credit SELECT REPEAT('c', 16), kind, user_id, coins, NULL, NULL, NULL, 0, actor, reason, 2, 0, NULL FROM credit LIMIT 1", {"credits"}),
+    "an income row": ("UPDATE income SET host = host + 1 LIMIT 1", {"income", "income_account"}),
+    "an income row past the roll-up": ("UPDATE income SET to_offset = to_offset + 1000000 LIMIT 1", {"income"}),
+    "an account's balance": ("UPDATE income_account SET balance = balance + 1 LIMIT 1", {"income_account"}),
+    "an account that is gone": ("DELETE FROM income_account LIMIT 1", {"income_account"}),
+    "a roll-up past its log": ("UPDATE rollup SET rolled_offset = rolled_offset + 1 LIMIT 1", {"income"}),
+}  # fmt: skip
+
+
+def table_of(statement):
+    words = statement.split()
+    return words[1] if words[0] == "UPDATE" else words[2]
+
+
+@pytest.mark.parametrize("what", CORRUPTIONS)
+def test_verify_finds(books, what):
+    statement, expected = CORRUPTIONS[what]
+    table = table_of(statement)
+    db = books.connect_db(user="root")  # the role's own user may not change trades
+    try:
+        with db.cursor() as cursor:
+            cursor.execute("SET check_constraint_checks = 0")
+            cursor.execute(f"CREATE TABLE saved LIKE {table}")
+            cursor.execute(f"INSERT INTO saved SELECT * FROM {table}")
+            try:
+                assert cursor.execute(statement) >= 1
+                assert broken(books, "--redis=no") == expected
+            finally:
+                cursor.execute(f"DELETE FROM {table}")
+                cursor.execute(f"INSERT INTO {table} SELECT * FROM saved")
+                cursor.execute("DROP TABLE saved")
+    finally:
+        db.close()
+    assert broken(books, "--redis=no") == set()
+
+
+def now_ms():
+    return int(time.time() * 1000)
+
+
+REDIS = {
+    "a version ahead of MySQL": (lambda w: {"v": w["ver"] + 1, "b": w["balance"], "s": 1}, {"redis_balance"}),
+    "another balance at the same version": (lambda w: {"v": w["ver"], "b": w["balance"] + 1, "s": 1}, {"redis_balance"}),
+    "another status at the same version": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 2}, {"redis_balance"}),
+    "an older version, whatever it holds": (lambda w: {"v": w["ver"] - 1, "b": w["balance"] + 50, "s": 1}, set()),
+    "holds that add up": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 5, "n": 1, "h:x": f"5 {now_ms() + 600000}"}, set()),
+    "more held than the holds": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 6, "n": 1, "h:x": f"5 {now_ms() + 600000}"}, {"redis_holds"}),
+    "fewer holds than counted": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 5, "n": 2, "h:x": f"5 {now_ms() + 600000}"}, {"redis_holds"}),
+    "a negative sum of holds": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": -5, "n": 0}, {"redis_holds"}),
+    "a hold that outlives its deadline": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 5, "n": 1, "h:x": f"5 {now_ms() - 600000}"}, {"redis_holds"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REDIS)
+def test_verify_finds_in_redis(books, what):
+    fields, expected = REDIS[what]
+    wallet = books.sql("SELECT user_id, ver, balance FROM wallet ORDER BY user_id LIMIT 1")[0]
+    key = f"gf1:{{u:{wallet['user_id']}}}:w"
+    flat = [word for pair in fields(wallet).items() for word in pair]
+    books.redis("DEL", key)
+    try:
+        books.redis("HSET", key, *flat)
+        assert broken(books, "--redis=yes") == expected
+    finally:
+        books.redis("DEL", key)
+
+
+def test_a_cached_wallet_that_does_not_exist(books):
+    books.redis("HSET", "gf1:{u:987654321}:w", "v", 3, "b", 100, "s", 1)
+    try:
+        assert broken(books, "--redis=yes") == {"redis_balance"}
+    finally:
+        books.redis("DEL", "gf1:{u:987654321}:w")
+    books.redis("HSET", "gf1:{u:987654321}:w", "v", 0, "b", 0, "s", 1)  # known not to exist: that is right
+    assert broken(books, "--redis=yes") == set()
+    books.redis("DEL", "gf1:{u:987654321}:w")
+
+
+def test_without_redis_the_rest_is_checked_and_without_mysql_nothing(books):
+    program = [books.env["GIFTFLOW_BIN"], "verify", "--config", books.env["GIFTFLOW_CONFIG"]]
+    lonely = {**books.environ, "GIFTFLOW_REDIS_URL": "redis://127.0.0.1:1"}
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, env=lonely)
+    assert done.returncode == 0 and "not checked" in done.stdout, done.stdout
+    done = subprocess.run([*program, "--redis=yes"], capture_output=True, text=True, timeout=60, env=lonely)
+    assert done.returncode == 1 and "redis" in done.stderr, done.stderr
+    lonely = {**books.environ, "GIFTFLOW_MYSQL_SOCKET": "/nonexistent/mysql.sock"}
+    done = subprocess.run([*program, "--wait", "0"], capture_output=True, text=True, timeout=60, env=lonely)
+    assert done.returncode == 1 and "could not check" in done.stderr, done.stderr
