@@ -94,7 +94,6 @@ static enum gf_class start_ports(struct gf_ingest *ingest, struct gf_error *erro
         .body_timeout_ms = config->ingest_body_timeout,
         .idle_timeout_ms = config->ingest_idle_timeout,
         .request_timeout_ms = config->ingest_request_timeout,
-        .origins = config->ingest_origins,
         .count_metrics = true,
     };
     enum gf_class class = gf_http_server_create(ingest->loop, &opts, gf_route_api, ingest, &ingest->api, error_r);
@@ -107,7 +106,6 @@ static enum gf_class start_ports(struct gf_ingest *ingest, struct gf_error *erro
     opts.bind = config->ingest_admin_bind;
     opts.port = (int)config->ingest_admin_port;
     opts.connections_max = 256;
-    opts.origins = NULL; /* no page has business here */
     opts.count_metrics = false;
     class = gf_http_server_create(ingest->loop, &opts, gf_route_admin, ingest, &ingest->admin, error_r);
     if (class == GF_OK)

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Gifts per second of settlement from a filled topic, beside two floors of the same server in the same run:
+#   one transaction per gift (conditional UPDATE, INSERT, COMMIT; prepared; 16 connections), and the fastest bulk insert of the same trade
+#   rows alone. The rate is taken from the batch table, first to last commit, the first batch's rows not counted.
+# The wallets are written by SQL: benchmarks only.
+set -euo pipefail
+export LC_ALL=C.UTF-8
+BENCH=settle
+# shellcheck source=bench/lib.bash
+source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
+
+usage() {
+    echo "usage: ./dev bench settle [--gifts N] [--users N] [--combo] [--seconds N] [--set SECTION.KEY=VALUE] [--json]
+  --gifts N    commands in the topic (1000000)      --users N  distinct senders (100000)
+  --combo      2,000 senders: combos                --seconds  of the floor with one transaction per gift (10)"
+}
+
+gifts=1000000 users=100000 seconds=10 json='' settings=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --gifts) gifts=$2 && shift ;;
+        --users) users=$2 && shift ;;
+        --seconds) seconds=$2 && shift ;;
+        --set) settings+=(--set "$2") && shift ;;
+        --combo) users=2000 ;;
+        --json) json=yes ;;
+        *) usage && exit 2 ;;
+    esac
+    shift
+done
+
+stack_up ingest=0 settle=0 router=0 gateway=0 sweep=0 "${settings[@]}"
+"$BIN/giftflow-bench-fill" --gifts "$gifts" --users "$users" || die "filling the topic failed"
+
+note "floors"
+settle_dirty_pages
+floors=$("$BIN/giftflow-bench-floors" --users "$users" --seconds "$seconds") || die "the floors failed"
+value() { printf '%s\n' "$floors" | sed -n "s/^$1=//p"; }
+
+note "settlement"
+settle_dirty_pages
+mysql_before=$(cpu_ms mysql) kafka_before=$(cpu_ms kafka) redis_before=$(cpu_ms redis)
+"$DEV" start settle --dir "$STACK" >&2
+last=-1 idle=0
+while :; do
+    now=$(sql 'SELECT COALESCE(SUM(next_offset), 0) FROM progress')
+    if [ "$now" -ge "$gifts" ]; then break; fi
+    if [ "$now" = "$last" ]; then idle=$((idle + 1)); else idle=0; fi
+    if [ $idle -ge 120 ]; then die "settlement stands still at $now of $gifts; see $STACK/log/settle-1.log"; fi
+    last=$now
+    sleep 0.5
+done
+settle_ms=$(cpu_ms settle-1)
+mysql_ms=$(($(cpu_ms mysql) - mysql_before)) kafka_ms=$(($(cpu_ms kafka) - kafka_before)) redis_ms=$(($(cpu_ms redis) - redis_before))
+
+read -r batches settled other first_ms last_ms < <(sql 'SELECT COUNT(*), SUM(settled), SUM(rejected + duplicate + dead), MIN(committed_ms), MAX(committed_ms) FROM batch')
+first_rows=$(sql 'SELECT next_offset - first_offset FROM batch ORDER BY committed_ms, log LIMIT 1')
+[ "$settled/$other" = "$gifts/0" ] || die "$settled of $gifts settled, $other not"
+rows=$(sql 'SELECT COUNT(*) FROM trade WHERE outcome = 0')
+[ "$rows" = "$gifts" ] || die "$rows trade rows for $gifts gifts"
+
+rate=$(calc "($gifts - $first_rows) * 1000 / ($last_ms - $first_ms)" 0)
+one=$(value one_txn_per_s) bulk=$(value bulk_insert_per_s)
+ratio_one=$(calc "$rate / $one") ratio_bulk=$(calc "$rate / $bulk")
+per_gift() { calc "$1 * 1000 / $gifts" 1; }
+if [ -n "$json" ]; then
+    cat <<J
+{"gifts":$gifts,"users":$users,"batches":$batches,"seconds":$(calc "($last_ms - $first_ms) / 1000" 3),"settled_per_s":$rate,"one_txn_per_s":$one,"bulk_insert_per_s":$bulk,"ratio_one_txn":$ratio_one,"ratio_bulk_insert":$ratio_bulk,"bulk_text_1_per_s":$(value bulk_text_1_per_s),"bulk_text_2_per_s":$(value bulk_text_2_per_s),"bulk_prepared_1_per_s":$(value bulk_prepared_1_per_s),"bulk_prepared_2_per_s":$(value bulk_prepared_2_per_s),"bulk_array_1_per_s":$(value bulk_array_1_per_s),"bulk_array_2_per_s":$(value bulk_array_2_per_s),"cpu_us_per_gift":{"settle":$(per_gift "$settle_ms"),"mysql":$(per_gift "$mysql_ms"),"kafka":$(per_gift "$kafka_ms"),"redis":$(per_gift "$redis_ms")}}
+J
+else
+    cat <<T
+settlement              $rate gifts/s ($gifts gifts of $users users, $batches batches)
+one transaction a gift  $one/s     settlement is $ratio_one x this
+bulk insert alone       $bulk/s    settlement is $ratio_bulk x this
+  text 1/2 connections  $(value bulk_text_1_per_s) / $(value bulk_text_2_per_s)
+  prepared 1/2          $(value bulk_prepared_1_per_s) / $(value bulk_prepared_2_per_s)
+  array 1/2             $(value bulk_array_1_per_s) / $(value bulk_array_2_per_s)
+processor us per gift   settle $(per_gift "$settle_ms"), mysql $(per_gift "$mysql_ms"), kafka $(per_gift "$kafka_ms"), redis $(per_gift "$redis_ms")
+T
+fi
