@@ -16,6 +16,7 @@
 #define BODY_MAX 1024
 #define EXPIRY_MS 1000
 #define DRAIN_STEP_MS 20
+#define FIRST_ROUTER_MS 10000
 
 static void on_change(void *ctx, int64_t room_id, bool opened)
 {
@@ -45,13 +46,17 @@ static void on_redis_up(void *ctx)
     announce_now(&gateway->announce);
 }
 
+/* A new gateway takes clients once a router has found it, so that the first of them misses nothing; when there is no router,
+ * only a while later. Once linked it stays ready: if all gateways left when the last router restarts, every client would
+ * have to reconnect for nothing. */
 static bool on_ready(void *ctx, struct gf_buf *reason)
 {
     const struct gateway *gateway = ctx;
 
-    if (gf_redis_up(gateway->redis))
+    if (gateway->routers.ever_linked || gf_clock_mono_ms() > gateway->started_ms + FIRST_ROUTER_MS)
         return true;
-    gf_buf_adds(reason, "redis is not connected: routers cannot find this gateway");
+    gf_buf_adds(reason, gf_redis_up(gateway->redis) ? "no router has linked yet"
+                                                    : "redis is not connected: routers cannot find this gateway");
     return false;
 }
 
@@ -172,6 +177,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     gateway.routers.id = gateway.id;
     gateway.announce.hub = &gateway.hub;
     gateway.announce.config = config;
+    gateway.started_ms = gf_clock_mono_ms();
     make_id(gateway.id);
     live_setup(&gateway);
     if (start(&gateway, &error) == GF_OK) {

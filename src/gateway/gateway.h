@@ -27,6 +27,7 @@ struct routers {
     int change_count;
     struct hub *hub;
     const char *id;
+    bool ever_linked; /* some router has come */
     bool closed;
 };
 
@@ -52,7 +53,7 @@ struct gateway {
     struct announce announce;
     struct gf_timer *expiry, *drain;
     int64_t next_expiry_s; /* the earliest of all clients */
-    int64_t drain_until_ms;
+    int64_t started_ms, drain_until_ms;
     char id[GF_LINK_ID + 1]; /* of this process */
     bool draining;
 };

@@ -51,6 +51,7 @@ static void on_open(void *ctx, struct gf_framed *peer)
     struct gf_buf hello;
 
     send_changes(routers, NULL); /* the buffer is needed for the whole set */
+    routers->ever_linked = true;
     link->peer = peer;
     link->next = routers->links;
     routers->links = link;

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Router and gateway on a real stack: who may enter a live room, which frame reaches whom, and what a kill leaves behind.
+
+One stack with two routers and two gateways serves the whole file; the tests that kill come last and put back what they took.
+Where a test needs a frame that settlement would not make, it writes the notice itself."""
+
+import itertools
+import json
+import time
+import urllib.request
+
+import pytest
+
+from conftest import add_gifts, finish
+from stack import Stack, jwt, wait_until
+from ws_client import BINARY, PING, Closed, HandshakeError, WsClient
+
+NOTICES = "giftflow.notices"
+SMALL = {"gateway.queue_frames": 32, "gateway.queue_bytes": "64KiB", "gateway.message_max": "1KiB", "kafka.session_timeout": "6s"}
+offsets = itertools.count(1_000_000)  # of trades that never were: far above the real ones
+
+
+@pytest.fixture(scope="module")
+def live():
+    stack = Stack(roles={"router": 2, "gateway": 2}, settings=SMALL)
+    try:
+        stack.up()
+        add_gifts(stack)
+        yield stack
+        stack.drain()
+        stack.verify()
+    finally:
+        finish(stack)
+
+
+def notice(code, room, user, **data):
+    """Exactly as settlement writes it."""
+    channel = "room" if code == 5556 else "user"
+    value = {"id": f"900-{next(offsets)}:{code}", "ch": channel, "code": code, "room_id": room, "user_id": user, "data": data or {"x": 1}}
+    return f"r:{room}" if channel == "room" else f"u:{user}", json.dumps(value, separators=(",", ":"))
+
+
+def publish(stack, *records):
+    lines = "".join(f"{key}\t{value}\n" for key, value in records)
+    stack._kcat("-P", "-t", NOTICES, "-X", "partitioner=murmur2_random", "-X", "acks=all", "-K", "\t", input=lines.encode())
+
+
+def id_of(record):
+    return json.loads(record[1])["id"]
+
+
+def gateway_total(stack, series):
+    return sum(stack.metrics(f"gateway-{n}")[series] for n in (1, 2))
+
+
+def refused(stack, query="room=1001", user=1, path="/v1/live", **more):
+    with pytest.raises(HandshakeError) as caught:
+        WsClient(f"{stack.gateway_url()}{path}?{query}", **{"token": stack.token(user), **more})
+    return caught.value
+
+
+def code_of(error):
+    return json.loads(error.body)["code"]
+
+
+# -- who may enter
+
+
+@pytest.mark.parametrize("query", ["", "room=", "room=0", "room=-1", "room=01", "room=9007199254740992", "room=abc", "room=1&since=x", "room=1&user_since=-1"])
+def test_a_bad_room_or_resume_point_is_400(live, query):
+    error = refused(live, query)
+    assert error.status == 400 and code_of(error) == "malformed", error
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"Sec-WebSocket-Version": "8"}, 426),
+        ({"Sec-WebSocket-Version": None}, 426),
+        ({"Sec-WebSocket-Key": None}, 400),
+        ({"Sec-WebSocket-Key": "c2hvcnQ="}, 400),
+        ({"Upgrade": None}, 426),
+        ({"Connection": "keep-alive"}, 426),
+        ({"Upgrade": "h2c"}, 400),
+    ],
+)
+def test_a_bad_handshake_is_refused(live, headers, status):
+    error = refused(live, headers=headers)
+    assert error.status == status and code_of(error) == "bad_handshake", error
+    if status == 426:
+        assert error.headers["sec-websocket-version"] == "13"
+
+
+def test_other_paths_are_404(live):
+    assert refused(live, path="/v1/other").status == 404
+
+
+def test_a_bad_token_is_401(live):
+    now = int(time.time())
+    good = {"sub": "7", "exp": now + 600}
+    forged = {
+        "garbage": "garbage",
+        "expired": live.token(7, ttl=-60),
+        "wrong key": jwt(good, b"x" * 32),
+        "alg none": jwt(good, live.secret, header={"alg": "none"}).rsplit(".", 1)[0] + ".",
+        "other alg": jwt(good, live.secret, header={"alg": "RS256"}),
+        "no exp": jwt({"sub": "7"}, live.secret),
+        "user 0": jwt({**good, "sub": "0"}, live.secret),
+        "oversized": jwt({**good, "pad": "x" * 5000}, live.secret),
+    }
+    for name, token in forged.items():
+        error = refused(live, token=token)
+        assert error.status == 401 and code_of(error) == "unauthorized", (name, error)
+        assert "www-authenticate" in error.headers, name
+        assert token not in error.body.decode(), name
+    for protocols in ([], ["giftflow.v1"], [f"bearer.{live.token(7)}"], ["giftflow.v2", f"bearer.{live.token(7)}"]):
+        assert refused(live, protocols=protocols).status == 401, protocols
+
+
+def test_pages_of_other_origins_may_not_enter(live):
+    host = live.gateway_url().removeprefix("ws://")
+    for origin in ("https://evil.example", "null", f"http://{host}.evil.example", f"http://evil.example/{host}", "", f"{host}", "http://127.0.0.1"):
+        error = refused(live, headers={"Origin": origin})
+        assert error.status == 403 and code_of(error) == "origin_not_allowed", (origin, error)
+    for origin in (f"http://{host}", f"https://{host}", None):
+        live.ws(1, headers={"Origin": origin}).close()
+
+
+def test_the_answer_names_our_protocol_and_not_the_token(live):
+    with live.ws(1) as client:
+        assert client.protocol == "giftflow.v1"
+        assert live.token(1) not in str(client.headers)
+
+
+def test_an_expiring_token_closes_with_4401(live):
+    client = WsClient(f"{live.gateway_url()}/v1/live?room=5", token=live.token(3, ttl=2))
+    assert client.expect_close(timeout=30) == 4401
+
+
+def test_the_page_is_one_file_with_a_strict_policy(live):
+    url = live.gateway_url().replace("ws://", "http://") + "/"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        body = answer.read().decode()
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert body.startswith("<!doctype html>") and body.rstrip().endswith("</html>")
+    assert "src=" not in body and "<link" not in body  # no outside assets
+
+
+# -- what a client may say
+
+
+def test_json_is_ignored_also_in_fragments(live):
+    with live.ws(1, room=live.new_id()) as client:
+        client.send_text('{"ping":1}')
+        client.send_fragmented(['{"pi', 'ng":', "2}"])
+        client.send_frame(PING, b"there?")
+        assert client.recv() == (0xA, b"there?")
+
+
+@pytest.mark.parametrize(
+    "opcode, payload, code",
+    [
+        (1, b"not json", 1007),
+        (1, b"", 1007),
+        (1, b'{"a":', 1007),
+        (1, b"\xff", 1007),
+        (BINARY, b"{}", 1003),
+        (1, b'"' + b"x" * 2000 + b'"', 1009),
+        (3, b"{}", 1002),
+    ],
+)
+def test_anything_else_closes_with_its_code_and_is_counted(live, opcode, payload, code):
+    before = gateway_total(live, "giftflow_ws_protocol_errors_total")
+    client = live.ws(1, room=live.new_id())
+    client.send_frame(opcode, payload)
+    assert client.expect_close() == code
+    assert gateway_total(live, "giftflow_ws_protocol_errors_total") == before + 1
+
+
+def test_an_oversized_message_in_fragments_is_1009(live):
+    client = live.ws(1, room=live.new_id())
+    client.send_fragmented(['"', "x" * 600, "x" * 600, '"'])
+    assert client.expect_close() == 1009
+
+
+def test_an_unmasked_frame_is_1002(live):
+    client = live.ws(1, room=live.new_id())
+    client.send_frame(1, b"{}", mask=False)
+    assert client.expect_close() == 1002
+
+
+# -- which frame reaches whom
+
+
+def test_a_gift_reaches_everybody_in_the_room_and_nobody_else(live):
+    sender, receiver, viewer, stranger = live.new_user(1000), live.new_id(), live.new_id(), live.new_id()
+    room, other = live.new_id(), live.new_id()
+    inside = [live.ws(user, room, n=n) for user, n in ((sender, 1), (receiver, 2), (viewer, 1), (viewer, 2))]
+    outside = live.ws(stranger, other)
+    status, _, answer = live.gift(sender, room=room, receiver=receiver, gift_id=22, quantity=2)
+    assert status == 202
+    for client in inside:
+        frame = client.wait_frame(lambda f: f["code"] == 5556, timeout=30)
+        data = frame["data"]
+        assert frame["ch"] == "room" and frame["room_id"] == room and frame["seq"] > 1 << 40
+        assert frame["id"].endswith(":5556")
+        assert data["request_id"] == answer["request_id"]
+        assert (data["sender_id"], data["receiver_id"], data["gift_id"], data["quantity"], data["amount"]) == (sender, receiver, 22, 2, 180)
+        assert "balance" not in json.dumps(frame)
+    marker = notice(5556, other, stranger)
+    publish(live, marker)  # what comes first to the other room is its own frame: the gift did not
+    assert outside.recv_frame(30)["id"] == id_of(marker)
+    for client in (*inside, outside):
+        client.close()
+
+
+def test_a_failure_reaches_its_sender_in_that_room_alone(live):
+    sender, viewer, room, other = live.new_user(1000), live.new_id(), live.new_id(), live.new_id()
+    here, again, elsewhere, witness = live.ws(sender, room, n=1), live.ws(sender, room, n=2), live.ws(sender, other), live.ws(viewer, room)
+    command = live.gift_command(sender, room_id=room, price=91)  # not the catalogue's price: settlement rejects it
+    live.produce(sender, command)
+    for client in (here, again):
+        frame = client.wait_frame(lambda f: f["code"] == 5557, timeout=30)
+        assert frame["ch"] == "user" and frame["data"]["request_id"] == command["request_id"]
+        assert frame["data"]["code"] == "price_mismatch" and frame["data"]["message"]
+    in_room, in_other = notice(5556, room, viewer), notice(5556, other, viewer)
+    publish(live, in_room, in_other)
+    assert witness.recv_frame(30)["id"] == id_of(in_room)
+    assert elsewhere.wait_frame(lambda f: f["code"] != 5558, 30)["id"] == id_of(in_other)
+    for client in (here, again, elsewhere, witness):
+        client.close()
+
+
+def test_a_credit_reaches_its_user_in_any_room(live):
+    user, other = live.new_user(), live.new_id()
+    mine = [live.ws(user, live.new_id(), n=1), live.ws(user, live.new_id(), n=2)]
+    room = live.new_id()
+    theirs = live.ws(other, room)
+    request_id = live.adjust(user, 500)
+    for client in mine:
+        frame = client.wait_frame(lambda f: f["code"] == 5558, timeout=30)
+        assert frame["data"]["request_id"] == request_id and frame["data"]["balance_after"] == 500
+    marker = notice(5556, room, other)
+    publish(live, marker)
+    assert theirs.recv_frame(30)["id"] == id_of(marker)
+    for client in (*mine, theirs):
+        client.close()
+
+
+def test_many_frames_leave_together_in_order(live):
+    room = live.new_id()
+    records = [notice(5556, room, 1) for _ in range(500)]
+    with live.ws(1, room) as client:
+        publish(live, *records)
+        frames = [client.recv_frame(30) for _ in records]  # it checks that no array is longer than 64
+    assert [f["id"] for f in frames] == [id_of(r) for r in records]
+    seqs = [f["seq"] for f in frames]
+    assert seqs == sorted(set(seqs))
+    assert {s >> 40 for s in seqs} == {live.sql("SELECT incarnation FROM topic WHERE topic = %s", NOTICES)[0]["incarnation"]}
+
+
+def test_who_resumes_is_told_that_history_is_gone(live):
+    room = live.new_id()
+    with live.ws(1, room, since=5, user_since=6) as client:
+        assert client.recv_frame() == {"code": "history_lost", "ch": "room", "seq": 0}
+        assert client.recv_frame() == {"code": "history_lost", "ch": "user", "seq": 0}
+        publish(live, notice(5556, room, 1))
+        seq = client.recv_frame(30)["seq"]
+        with live.ws(2, room, since=5) as second:
+            assert second.recv_frame() == {"code": "history_lost", "ch": "room", "seq": seq}
+
+
+def test_a_malformed_notice_stops_nobody(live):
+    room = live.new_id()
+    bad = sum(live.metrics(f"router-{n}")["giftflow_router_bad_notices_total"] for n in (1, 2))
+    good = notice(5556, room, 1)
+    with live.ws(1, room) as client:
+        publish(live, (f"r:{room}", "not json"), (f"r:{room}", '{"id":"1-2:5556"}'), good)
+        assert client.recv_frame(30)["id"] == id_of(good)
+    assert sum(live.metrics(f"router-{n}")["giftflow_router_bad_notices_total"] for n in (1, 2)) == bad + 2
+
+
+def test_a_client_that_never_reads_is_closed_and_counted_and_others_are_not_delayed(live):
+    room, user, other = live.new_id(), live.new_id(), live.new_id()
+    asleep = live.ws(user, room, receive_buffer=4096)
+    awake = live.ws(other, room)
+    slow = gateway_total(live, "giftflow_ws_slow_closed_total")
+    open_before = gateway_total(live, "giftflow_ws_connections")
+    records = [notice(5557, room, user, pad="x" * 3000) for _ in range(400)]  # may not be dropped: 1.2 MB for the sleeper
+    marker = notice(5556, room, other)
+    publish(live, *records, marker)
+    assert awake.recv_frame(60)["id"] == id_of(marker)
+    wait_until(lambda: gateway_total(live, "giftflow_ws_slow_closed_total") == slow + 1, what="the sleeper is counted")
+    wait_until(lambda: gateway_total(live, "giftflow_ws_connections") == open_before - 1, what="the sleeper is gone without having read")
+    assert asleep.expect_close() in (4408, 1006)  # 1006: the deadline of the close handshake came first
+    awake.close()
+
+
+# -- what a kill leaves behind
+
+
+def test_routers_killed_and_started_again_lose_nothing_and_repeat_with_the_same_id(live):
+    room, user = live.new_id(), live.new_user(10_000)
+    client = live.ws(user, room)
+    before = [live.gift(user, room=room, gift_id=1)[2]["request_id"] for _ in range(10)]
+    live.kill("router-1")
+    live.kill("router-2")
+    during = [live.gift(user, room=room, gift_id=1)[2]["request_id"] for _ in range(10)]
+    live.start("router-1")
+    live.start("router-2")
+    missing, ids = set(before + during), {}
+
+    def all_came():
+        try:
+            frame = client.recv_frame(0.5)
+        except TimeoutError:
+            return not missing
+        if frame["code"] == 5556:
+            missing.discard(frame["data"]["request_id"])
+            assert ids.setdefault(frame["data"]["request_id"], frame["id"]) == frame["id"], "a repeat has the same id"
+        return not missing
+
+    wait_until(all_came, 60, "every gift on the screen")
+    client.close()
+
+
+def test_a_killed_gateway_is_found_again_and_clients_resume(live):
+    room = live.new_id()
+    client, beside = live.ws(1, room, n=1), live.ws(2, room, n=2)
+    live.kill("gateway-1")
+    with pytest.raises(Closed) as end:
+        client.recv(30)
+    assert end.value.code == 1006
+    marker = notice(5556, room, 1)
+    publish(live, marker)
+    assert beside.recv_frame(30)["id"] == id_of(marker)  # the other gateway does not wait for the dead one
+    live.start("gateway-1")
+    with live.ws(1, room, since=1, n=1) as again:
+        assert again.recv_frame()["code"] == "history_lost"
+        marker = notice(5556, room, 1)
+        publish(live, marker)
+        assert again.recv_frame(30)["id"] == id_of(marker)
+        assert beside.recv_frame(30)["id"] == id_of(marker)
+    beside.close()
+
+
+def test_a_stopped_gateway_tells_its_clients_to_move(live):
+    client = live.ws(1, live.new_id(), n=2)
+    entries = live.redis("ZCARD", "gf1:gws")
+    live.stop("gateway-2")
+    assert client.expect_close() == 1012
+    assert int(live.redis("ZCARD", "gf1:gws")) == int(entries) - 1
+    with pytest.raises(OSError):
+        live.ws(1, n=2)
+    live.start("gateway-2")
+
+
+def test_without_redis_frames_still_arrive_and_the_entry_comes_back(live):
+    room = live.new_id()
+    client = live.ws(1, room)
+    live.kill("redis")
+    marker = notice(5556, room, 1)
+    publish(live, marker)
+    assert client.recv_frame(30)["id"] == id_of(marker)
+    live.start("redis")
+    wait_until(lambda: live.redis("ZCARD", "gf1:gws") == "2", 60, "both gateways announced again")
+    keys = live.redis("KEYS", "gf1:gw:*").split()
+    rooms = [json.loads(live.redis("GET", key))["rooms"] for key in keys]
+    assert any(room in r for r in rooms), rooms
+    client.close()
