@@ -80,9 +80,11 @@ void announce_now(struct announce *announce)
 {
     int64_t ttl_ms = 3 * announce->config->gateway_announce;
 
-    if (announce->gone || announce->redis == NULL)
+    if (announce->gone || announce->redis == NULL || !gf_redis_up(announce->redis))
         return;
     announce->changed = false;
+    if (announce->first_ms == 0)
+        announce->first_ms = gf_clock_mono_ms();
     put_key(announce, ttl_ms);
     put_index(announce, gf_clock_real_ms(), ttl_ms);
 }

@@ -16,7 +16,8 @@
 #define BODY_MAX 1024
 #define EXPIRY_MS 1000
 #define DRAIN_STEP_MS 20
-#define FIRST_ROUTER_MS 10000
+#define FIRST_ROUTER_MS 15000
+#define LOOK_MARGIN_MS 500
 
 static void on_change(void *ctx, int64_t room_id, bool opened)
 {
@@ -46,14 +47,17 @@ static void on_redis_up(void *ctx)
     announce_now(&gateway->announce);
 }
 
-/* A new gateway takes clients once a router has found it, so that the first of them misses nothing; when there is no router,
- * only a while later. Once linked it stays ready: if all gateways left when the last router restarts, every client would
+/* A new gateway takes clients once the routers have found it, so that the first of them misses nothing. How many routers there
+ * are nobody knows: one has linked, and all had the time in which they look. When there is none, a while later. Once linked it stays ready: if all gateways left when the last router restarts, every client would
  * have to reconnect for nothing. */
 static bool on_ready(void *ctx, struct gf_buf *reason)
 {
-    const struct gateway *gateway = ctx;
+    struct gateway *gateway = ctx;
+    int64_t now_ms = gf_clock_mono_ms(), look_ms = gateway->config->router_discover + LOOK_MARGIN_MS;
 
-    if (gateway->routers.ever_linked || gf_clock_mono_ms() > gateway->started_ms + FIRST_ROUTER_MS)
+    if (gateway->routers.ever_linked && gateway->announce.first_ms != 0 && now_ms > gateway->announce.first_ms + look_ms)
+        gateway->found = true;
+    if (gateway->found || now_ms > gateway->started_ms + FIRST_ROUTER_MS)
         return true;
     gf_buf_adds(reason, gf_redis_up(gateway->redis) ? "no router has linked yet"
                                                     : "redis is not connected: routers cannot find this gateway");

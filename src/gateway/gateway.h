@@ -36,6 +36,7 @@ struct announce {
     struct gf_timer *timer, *soon; /* every gateway.announce; shortly after a change */
     const struct hub *hub;
     const struct gf_config *config;
+    int64_t first_ms; /* monotonic: when Redis was told of us for the first time; 0: not yet */
     char key[64], index_key[64], member[300], address[256];
     bool changed, gone;
 };
@@ -55,6 +56,7 @@ struct gateway {
     int64_t next_expiry_s; /* the earliest of all clients */
     int64_t started_ms, drain_until_ms;
     char id[GF_LINK_ID + 1]; /* of this process */
+    bool found; /* by the routers, once: stays */
     bool draining;
 };
 
