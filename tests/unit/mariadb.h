@@ -22,13 +22,14 @@ struct mariadb {
     struct gf_config config; /* points at this server: user root, database giftflow */
 };
 
-static inline pid_t mariadb_spawn(char *const argv[], const char *log)
+static inline pid_t mariadb_spawn(char *const argv[], const char *log, const char *tmpdir)
 {
     pid_t pid = fork();
 
     if (pid != 0)
         return pid;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    (void)setenv("TMPDIR", tmpdir, 1); /* a starting server removes every temporary table there, its neighbours' too */
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
     if (fd >= 0) {
         (void)dup2(fd, 1);
@@ -68,7 +69,7 @@ static inline void mariadb_launch(struct mariadb *db)
     snprintf(log, sizeof(log), "%s/log", db->dir);
     char *argv[] = {"mariadbd", "--no-defaults", "--user=root", "--skip-networking", datadir, socket, pidfile,
                     "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2", NULL};
-    db->pid = mariadb_spawn(argv, log);
+    db->pid = mariadb_spawn(argv, log, db->dir);
     mariadb_must(db->pid > 0, "fork");
     for (int64_t end = gf_clock_mono_ms() + 60000; gf_clock_mono_ms() < end; gf_clock_sleep_ms(50)) {
         if (gf_sql_connect(&db->config, GF_SQL_PLAIN, &sql, &error) == GF_OK)
@@ -94,7 +95,7 @@ static inline void mariadb_start(struct mariadb *db)
     (void)setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
     char *argv[] = {"mariadb-install-db", "--no-defaults", "--user=root", "--auth-root-authentication-method=normal",
                     "--skip-test-db", datadir, NULL};
-    pid_t pid = mariadb_spawn(argv, log);
+    pid_t pid = mariadb_spawn(argv, log, db->dir);
     mariadb_must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0, "mariadb-install-db");
     mariadb_configure(db);
     mariadb_launch(db);
@@ -114,6 +115,6 @@ static inline void mariadb_stop(struct mariadb *db)
     if (db->pid > 0)
         mariadb_kill(db);
     char *argv[] = {"rm", "-rf", db->dir, NULL};
-    pid_t pid = mariadb_spawn(argv, "/dev/null");
+    pid_t pid = mariadb_spawn(argv, "/dev/null", "/tmp");
     mariadb_must(pid > 0 && waitpid(pid, &status, 0) == pid, "rm");
 }
