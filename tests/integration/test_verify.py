@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from conftest import finish
 from stack import Stack, wait_until
 
 RECEIVERS = (20001, 20002, 20003)
@@ -81,7 +82,7 @@ def books():
         stack.close_db()
         yield stack
     finally:
-        stack.down()
+        finish(stack)
 
 
 def test_a_live_system_can_be_verified_at_any_moment(books):

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""giftflow config: the example is valid, the reference is fresh, wrong input is refused by name and line."""
+
+import os
+import subprocess
+
+import pytest
+from stack import BUILD, ROOT
+
+PROGRAM = ROOT / "build" / BUILD / "giftflow"
+
+
+def config(*args, **env):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIFTFLOW_")}
+    done = subprocess.run([PROGRAM, "config", *map(str, args)], capture_output=True, text=True, timeout=60, env={**clean, **env})
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_example_is_valid():
+    assert config("check", "--config", ROOT / "config" / "giftflow.conf")[0] == 0
+
+
+def test_the_reference_is_fresh():
+    status, text, _ = config("doc")
+    assert status == 0
+    assert text == (ROOT / "config" / "reference.md").read_text(), "run: giftflow config doc > config/reference.md"
+
+
+def test_the_defaults_are_a_valid_file_and_the_same_as_no_file(tmp_path):
+    status, text, _ = config("defaults")
+    assert status == 0
+    path = tmp_path / "defaults.conf"
+    path.write_text(text)
+    assert config("check", "--config", path)[0] == 0
+    assert config("check")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[settle]\nlanes = 2\nlane = 3\n", ("3", "lane")),
+        ("[settle]\n\n; fine\nlanes = many\n", ("4", "lanes")),
+        ("[settle]\nlanes = 0\n", ("2", "lanes")),
+        ("[nowhere]\nport = 1\n", ("2", "nowhere")),
+        ("[settle]\nretry_max = 30\n", ("2", "retry_max")),
+        ("lanes = 2\n", ("1", "lanes")),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, text, words):
+    path = tmp_path / "wrong.conf"
+    path.write_text(text)
+    status, _, error = config("check", "--config", path)
+    assert status == 2
+    assert "wrong.conf" in error and all(word in error for word in words), error
+
+
+def test_the_environment_overrides_the_file(tmp_path):
+    path = tmp_path / "good.conf"
+    path.write_text("[settle]\nlanes = 2\n")
+    assert config("check", "--config", path, GIFTFLOW_SETTLE_LANES="4")[0] == 0
+    status, _, error = config("check", "--config", path, GIFTFLOW_SETTLE_LANES="0")
+    assert status == 2 and "SETTLE_LANES" in error.upper().replace(".", "_"), error
+
+
+def test_a_missing_file_and_a_missing_word_are_refused(tmp_path):
+    assert config("check", "--config", tmp_path / "none.conf")[0] == 2
+    assert config()[0] == 2
+    assert config("what")[0] == 2

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sweep: host income by any number of copies and through kill -9 (F13), dead letters at least once (F12), credits that are due again."""
+
+import threading
+import time
+import uuid
+
+import pytest
+from conftest import finish
+from stack import Stack, uuid7, wait_until
+
+RECEIVERS = range(20001, 20041)
+
+
+@pytest.fixture(scope="module")
+def swept():
+    stack = Stack(
+        roles={"ingest": 0, "router": 0, "gateway": 0, "sweep": 2}, partitions=4,
+        settings={"sweep.rollup": "50ms", "sweep.rollup_rows": 100, "sweep.dlq": "50ms", "settle.batch": 50},
+    )  # fmt: skip
+    try:
+        stack.up()
+        now = int(time.time() * 1000)
+        stack.sql("INSERT INTO gift VALUES (22, 'Heart', '', '', 9999, 1, 1, %s)", now)
+        stack.sql("INSERT INTO gift_price VALUES (22, %s, %s, 90, 3333)", now - 3600_000, 2**63 - 1)
+        yield stack
+    finally:
+        finish(stack)
+
+
+def rolled_up(stack):
+    rows = stack.sql("SELECT COUNT(*) AS n FROM progress p JOIN rollup r ON r.log = p.log WHERE r.rolled_offset <> p.next_offset")
+    return rows[0]["n"] == 0
+
+
+def test_two_sweeps_pay_each_gift_once_also_when_killed(swept):
+    users = swept.new_users(40, 1_000_000)
+    pairs = [(user, swept.gift_command(user, receiver_id=RECEIVERS[i % 40])) for i in range(200) for user in users]
+    feeder = threading.Thread(target=lambda: [swept.produce_many(pairs[at : at + 500]) for at in range(0, len(pairs), 500)])
+    feeder.start()
+    for round_ in range(3):
+        before = swept.sql("SELECT COUNT(*) AS n FROM income")[0]["n"]
+        wait_until(lambda: swept.sql("SELECT COUNT(*) AS n FROM income")[0]["n"] > before or not feeder.is_alive(), 60, "income")
+        name = f"sweep-{1 + round_ % 2}"
+        swept.kill(name)
+        swept.start(name)
+    feeder.join()
+    swept.drain()
+    wait_until(lambda: rolled_up(swept), 60, "roll-up")
+    paid = swept.sql("SELECT SUM(balance) AS host, SUM(total_gross) AS gross, COUNT(*) AS n FROM income_account")[0]
+    due = swept.sql("SELECT SUM(host_coins) AS host, SUM(-amount) AS gross, COUNT(*) AS n FROM trade WHERE kind = 1 AND outcome = 0")[0]
+    assert (paid["host"], paid["gross"]) == (due["host"], due["gross"])
+    assert due["n"] == len(pairs) and paid["n"] == len(RECEIVERS)
+    assert due["host"] == len(pairs) * (90 * 3333 // 10000)  # floored for each gift, not for the sum
+    swept.verify()
+
+
+def test_dead_letters_reach_their_topic(swept):
+    user = swept.new_user(100)
+    reasons = {"not json": "not_json", '{"v":2,"type":"gift"}': "unknown_version", '{"v":1,"type":"tip"}': "unknown_type"}
+    for body in reasons:
+        swept.produce(user, body)
+    swept.produce(user, None)
+    swept.drain()
+    wait_until(lambda: len(swept.sql("SELECT 1 FROM dead_letter WHERE state = 1")) == 4, 60, "dead letters fed")
+    rows = swept.sql("SELECT d.log, d.off, p.part FROM dead_letter d JOIN progress p ON p.log = d.log")
+    fed = {}
+    for record in swept.records("giftflow.dlq"):
+        headers = dict(zip(record["headers"][::2], record["headers"][1::2]))
+        fed[headers["ce_id"]] = (headers, record)
+    assert set(fed) == {f"{row['log']}:{row['off']}" for row in rows}
+    for row in rows:
+        headers, record = fed[f"{row['log']}:{row['off']}"]
+        assert (headers["topic"], headers["partition"], headers["offset"]) == ("giftflow.commands", str(row["part"]), str(row["off"]))
+        assert headers["ce_type"] == "giftflow.dead_letter" and headers["reason"] == reasons.get(record["payload"], "empty_record")
+        assert record["key"] == str(user)
+    assert sorted(r["payload"] for _, r in fed.values() if r["payload"]) == sorted(reasons)
+    swept.verify()
+
+
+def test_a_credit_whose_command_was_lost_is_delivered_once(swept):
+    user = swept.new_user(100)
+    raw = bytearray(uuid.UUID(uuid7()).bytes)
+    raw[6] = 0x80 | raw[6] & 0x0F
+    now = int(time.time() * 1000)
+    swept.sql(
+        "INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms, due_ms) VALUES (%s, 3, %s, 11, 'test', 'test', 1, %s, %s)",
+        bytes(raw), user, now, now,
+    )  # fmt: skip
+    wait_until(lambda: swept.balance(user) == 111, 60, "credit")
+    row = swept.sql("SELECT status, due_ms FROM credit WHERE credit_id = %s", bytes(raw))[0]
+    assert row == {"status": 2, "due_ms": None}
+    swept.drain()
+    assert swept.balance(user) == 111
+    swept.verify()
+
+
+def test_sweep_says_when_mysql_is_gone_and_comes_back(swept):
+    wait_until(lambda: swept.is_ready("sweep-1"), 60, "ready")
+    swept.kill("mysql")
+    wait_until(lambda: not swept.is_ready("sweep-1"), 60, "not ready")
+    swept.start("mysql")
+    wait_until(lambda: swept.is_ready("sweep-1"), 60, "ready again")
+    swept.stop("sweep-1")
