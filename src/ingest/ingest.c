@@ -89,6 +89,7 @@ static enum gf_class start_ports(struct gf_ingest *ingest, struct gf_error *erro
         .port = (int)config->ingest_port,
         .header_max = (size_t)config->ingest_header_max,
         .body_max = (size_t)config->ingest_body_max,
+        .origins = config->ingest_origins,
         .connections_max = (int)config->ingest_connections_max,
         .header_timeout_ms = config->ingest_header_timeout,
         .body_timeout_ms = config->ingest_body_timeout,
