@@ -336,7 +336,7 @@ static enum gf_class update_row(struct gf_admin_job *job, struct gf_sql *sql, st
 static enum gf_class update_gift(struct gf_admin_job *job, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gift *gift = job->extra;
-    struct last_price last;
+    struct last_price last = {.found = false};
     int64_t old_status = OFF_SHELF;
     enum gf_class class = lock_catalogue(job, sql, error_r);
 
