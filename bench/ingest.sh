@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-stack_up settle=0 router=0 gateway=0 sweep=0 --set ingest.rate_per_second=1000000 --set ingest.lag_max=0
+stack_up settle=0 router=0 gateway=0 sweep=0 --set ingest.rate_per_second=1000000 --set ingest.lag_max=0s
 "$BIN/giftflow-bench-fill" --wallets-only 1 --users "$users" || die "writing the wallets failed"
 sleep 1 # the gift becomes known
 ops=$(printf '%s\n' "$GIFTFLOW_OPS_URLS" | tr ',' '\n' | sed -n 's/^ingest-1=//p')
@@ -33,7 +33,8 @@ http() { "$BIN/giftflow-bench-http" --connections "$connections" --seconds "$sec
 field() { printf '%s' "$1" | sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p"; }
 
 note "healthz"
-health=$(http --url "$ops" --path /healthz)
+# The operations port takes few connections; a closed loop needs no more to keep one process busy.
+health=$("$BIN/giftflow-bench-http" --connections 32 --seconds "$seconds" --url "$ops" --path /healthz) || die "unexpected answers"
 note "gifts, every wallet for the first time"
 cold=$(http --url "$GIFTFLOW_INGEST_URL" --gifts 1 --users "$users" --warmup-ms 0)
 note "gifts"
