@@ -36,6 +36,8 @@ static bool wait_again(struct lane *lane, const struct part *part, uint32_t gene
         lane->rejoin = true;
         return false;
     }
+    if (attempt > 0) /* one deadlock is no outage */
+        atomic_store(&lane->status.sql_ok, false);
     lane_pause(lane, gf_backoff_ms(attempt < 16 ? attempt : 16, BACKOFF_MS, BACKOFF_MAX_MS));
     return mine(part, generation) && !lane->rejoin;
 }
@@ -104,6 +106,7 @@ static void after_commit(struct lane *lane, struct part *part)
 {
     int64_t now_ms = gf_clock_mono_ms();
 
+    atomic_store(&lane->status.sql_ok, true);
     part->claim.next_offset = lane->batch->next_offset;
     part->claim.notified_written = part->claim.notified; /* the transaction has carried it */
     part->notified_ms = now_ms;

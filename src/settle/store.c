@@ -150,18 +150,36 @@ static enum gf_class lock_credits(struct store *store, struct batch *batch, stru
     return class;
 }
 
+static int compare_credit(const void *id, const void *credit)
+{
+    return gf_uuid_compare(id, &((const struct gf_credit *)credit)->credit_id);
+}
+
+/* Whether the credit that a command names is its user's. */
+static bool names_own_credit(const struct batch *batch, const struct gf_command *command)
+{
+    const struct gf_credit *credit;
+
+    if (command->dead != GF_DEAD_NONE || command->kind == GF_KIND_GIFT)
+        return false;
+    credit = bsearch(&command->request_id, batch->credits, (size_t)batch->credit_count, sizeof(*credit), compare_credit);
+    return credit != NULL && credit->user_id == command->user_id;
+}
+
 /* A believed credit opens its user's wallet. */
 static enum gf_class open_wallets(struct store *store, const struct batch *batch, struct gf_error *error_r)
 {
     int64_t now_ms = gf_clock_real_ms();
+    int count = 0;
 
     gf_buf_reset(&store->text);
     gf_buf_adds(&store->text, "INSERT INTO wallet (user_id, balance, created_ms, updated_ms) VALUES ");
-    for (int i = 0; i < batch->credit_count; i++)
-        gf_buf_addf(&store->text, "%s(%" PRId64 ",0,%" PRId64 ",%" PRId64 ")", i > 0 ? "," : "", batch->credits[i].user_id,
-                    now_ms, now_ms);
+    for (int i = 0; i < batch->planned_count; i++)
+        if (names_own_credit(batch, &batch->planned[i]))
+            gf_buf_addf(&store->text, "%s(%" PRId64 ",0,%" PRId64 ",%" PRId64 ")", count++ > 0 ? "," : "",
+                        batch->planned[i].user_id, now_ms, now_ms);
     gf_buf_adds(&store->text, " ON DUPLICATE KEY UPDATE user_id=user_id");
-    return store_run(store, -1, error_r);
+    return count > 0 ? store_run(store, -1, error_r) : GF_OK;
 }
 
 static void take_wallet(const struct gf_sql_result *result, struct gf_wallet *wallet_r)
