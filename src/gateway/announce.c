@@ -14,6 +14,7 @@
 #include "gf/log.h"
 
 #define SOON_MS 250
+#define ROOMS_PER_MS 10
 #define VALUE_MAX (32 * 1024 * 1024)
 
 static struct gf_redis_arg text_arg(const char *text)
@@ -105,9 +106,10 @@ static void on_soon(void *ctx)
 void announce_change(struct announce *announce)
 {
     if (announce->changed || announce->gone)
-        return; /* many joins, one write */
+        return;
     announce->changed = true;
-    gf_timer_reset(announce->soon, SOON_MS, 0);
+    /* Many joins, one write; and the longer the list, the rarer: routers do not wait for it. */
+    gf_timer_reset(announce->soon, SOON_MS + (int64_t)announce->hub->rooms.count / ROOMS_PER_MS, 0);
 }
 
 void announce_start(struct announce *announce, struct gf_loop *loop, const char *id)
