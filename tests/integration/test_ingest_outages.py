@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ingest while its parts die and come back, and while it dies itself: red readiness, 503 that can be retried, nothing accepted is lost or doubled."""
+
+import threading
+import time
+import uuid
+
+import pytest
+from conftest import add_gifts, finish
+from stack import Stack, uuid7, wait_until
+
+SETTINGS = {"kafka.message_timeout": "3s", "ingest.request_timeout": "4s", "ingest.lease": "6s"}
+USERS = 40
+
+
+@pytest.fixture(scope="module")
+def own():
+    """One stack for this file; every test leaves all of it running again."""
+    stack = Stack(roles={"ingest": 2}, settings=SETTINGS)
+    try:
+        stack.up()
+        add_gifts(stack)
+        yield stack
+        stack.drain()
+        stack.verify()
+    finally:
+        finish(stack)
+
+
+class Senders:
+    """Threads that send gifts of one coin, each with a fresh key, until told to stop. What was not answered 202 for a reason that
+    may pass (503, a broken connection, 409) is doubtful: settle_doubts repeats it with its key, as a good client does."""
+
+    def __init__(self, stack, n=1, threads=4):
+        self.stack, self.n = stack, n
+        self.users = stack.new_users(USERS, coins=1_000_000)
+        self.accepted, self.doubtful, self.wrong = set(), set(), []
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(self.users[i::threads],)) for i in range(threads)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, user, key, n):
+        try:
+            return self.stack.gift(user, gift_id=1, key=key, n=n, quantity=1)
+        except (OSError, ValueError) as error:  # refused, reset, cut in the middle of an answer
+            return 0, {}, {"detail": repr(error)}
+
+    def _run(self, users):
+        while not self._stop.is_set():
+            for user in users:
+                key = uuid7()
+                status, headers, answer = self._send(user, key, self.n)
+                with self._lock:
+                    if status == 202:
+                        self.accepted.add((user, key))
+                    elif status in (0, 503):
+                        self.doubtful.add((user, key))
+                    if status == 503 and not (int(headers.get("retry-after", 0)) >= 1 and answer["request_id"] == key and "retry with this key" in answer["detail"]):
+                        self.wrong.append((headers, answer))
+                    if status not in (0, 202, 429, 503):
+                        self.wrong.append((status, answer))
+                if status != 202:
+                    time.sleep(0.02)
+
+    def count(self):
+        with self._lock:
+            return len(self.accepted)
+
+    def wait_for_more(self, more=20):
+        goal = self.count() + more
+        wait_until(lambda: self.count() >= goal, 60, "gifts accepted again")
+
+    def settle_doubts(self, n):
+        for user, key in self.doubtful:
+            wait_until(lambda u=user, k=key: self._send(u, k, n)[0] == 202, 60, f"202 for {key}")
+            self.accepted.add((user, key))
+
+    def check(self):
+        """Every accepted gift has exactly one trade row, settled, and there is no other."""
+        assert not self.wrong, self.wrong[:5]
+        self.stack.drain()
+        rows = self.stack.sql("SELECT user_id, request_id, outcome FROM trade WHERE kind = 1 AND user_id BETWEEN %s AND %s", self.users[0], self.users[-1])
+        settled = {(row["user_id"], str(uuid.UUID(bytes=row["request_id"]))) for row in rows if row["outcome"] == 0}
+        assert len(settled) == len(rows), [row for row in rows if row["outcome"] != 0][:5]
+        assert settled == self.accepted, (len(settled), len(self.accepted))
+        spent = self.stack.sql("SELECT SUM(1000000 - balance) AS coins FROM wallet WHERE user_id BETWEEN %s AND %s", self.users[0], self.users[-1])
+        assert spent[0]["coins"] == len(self.accepted)
+
+
+def red(stack, name, reason):
+    status, _, text = stack.http("GET", "/readyz", base=stack.ops_url(name))
+    return status == 503 and reason in text
+
+
+def retriable(answer, key):
+    status, headers, problem = answer
+    assert (status, problem["code"], problem["request_id"]) == (503, "unavailable", key), answer
+    assert int(headers["retry-after"]) >= 1 and "retry with this key" in problem["detail"]
+
+
+@pytest.mark.parametrize("part", ["kafka", "mysql", "redis"])
+def test_a_part_dies_and_comes_back_under_traffic(own, part):
+    cold, key = own.new_user(coins=10), uuid7()
+    own.redis("DEL", f"gf1:{{u:{cold}}}:w")
+    with Senders(own) as senders:
+        senders.wait_for_more(100)
+        own.kill(part)
+        wait_until(lambda: red(own, "ingest-1", part), what=f"red for {part}")
+        if part == "kafka":
+            retriable(own.gift(cold, gift_id=1, key=key), key)
+        elif part == "mysql":
+            retriable(own.gift(cold, gift_id=1, key=key), key)  # nobody knows this balance
+            senders.wait_for_more()  # those whom Redis knows go on
+        else:
+            senders.wait_for_more()  # no hold, a limiter of its own; settlement judges
+        own.start(part)
+        wait_until(lambda: own.is_ready("ingest-1") and own.is_ready("ingest-2"), 60, "ready again")
+        wait_until(lambda: own.gift(cold, gift_id=1, key=key)[0] == 202, 60, "a cold wallet is served")
+        senders.wait_for_more()
+    senders.settle_doubts(2)
+    senders.check()
+    assert own.outcome(cold, key)["balance_after"] == 9
+
+
+def test_ingest_starts_without_its_parts_and_finds_them(own):
+    user, key = own.new_user(coins=10), uuid7()
+    own.drain()
+    own.stop("ingest-1")
+    for part in ("redis", "mysql", "kafka"):
+        own.kill(part)
+    own.start("ingest-1", wait=False)
+    wait_until(lambda: all(red(own, "ingest-1", part) for part in ("redis", "mysql", "kafka")), what="all three are missed")
+    retriable(own.gift(user, gift_id=1, key=key), key)
+    for part in ("redis", "mysql", "kafka"):
+        assert not own.is_ready("ingest-1")
+        own.start(part)
+    wait_until(lambda: own.is_ready("ingest-1"), 60, "ready")
+    wait_until(lambda: own.gift(user, gift_id=1, key=key)[0] == 202, 60, "served")
+    assert own.outcome(user, key, 60)["balance_after"] == 9
+
+
+def test_a_drained_ingest_answers_what_it_has(own):
+    with Senders(own) as senders:
+        senders.wait_for_more(100)
+        own.stop("ingest-1")
+    assert "event=drain_finished left=0" in own.log_text("ingest-1")
+    own.start("ingest-1")
+    senders.settle_doubts(2)
+    senders.check()
+
+
+def test_a_killed_ingest_leaves_nothing_that_its_twin_cannot_finish(own):
+    with Senders(own) as senders:
+        senders.wait_for_more(100)
+        own.kill("ingest-1")
+    senders.settle_doubts(2)  # after the lease, where a call had begun
+    own.start("ingest-1")
+    senders.check()
+
+
+def test_f4_another_partition_count_stops_ingest(own):
+    user, key = own.new_user(coins=10), uuid7()
+    own.drain()
+    own.stop("ingest-1")
+    own.sql("UPDATE progress SET partitions = partitions + 1 WHERE live = 1 AND topic = 'giftflow.commands'")
+    try:
+        own.start("ingest-1", wait=False)
+        wait_until(lambda: red(own, "ingest-1", "partitions") and not red(own, "ingest-1", "kafka is away"), what="red")
+        wait_until(lambda: "event=partitions_mismatched" in own.log_text("ingest-1"), what="the reason in the log")
+        retriable(own.gift(user, gift_id=1, key=key), key)
+    finally:
+        own.sql("UPDATE progress SET partitions = partitions - 1 WHERE live = 1 AND topic = 'giftflow.commands'")
+    wait_until(lambda: own.is_ready("ingest-1"), 60, "ready")
+    wait_until(lambda: own.gift(user, gift_id=1, key=key)[0] == 202, 60, "served")
