@@ -40,6 +40,7 @@ struct gf_kafka_producer {
     pthread_cond_t stop; /* locks: lock */
     bool stopping;       /* locks: lock */
     atomic_bool ready;
+    atomic_int pending; /* accepted, not acknowledged; librdkafka's own count has its events in it too */
 };
 
 /* Sleeps until the next look or the end; true while the watcher goes on. */
@@ -183,6 +184,7 @@ static void acknowledge(struct gf_kafka_producer *producer, const rd_kafka_messa
                   : ack == GF_KAFKA_NOT_PERSISTED ? GF_M_KAFKA_NOT_PERSISTED
                                                   : GF_M_KAFKA_MAYBE,
                   1);
+    atomic_fetch_sub(&producer->pending, 1);
     if (producer->on_ack != NULL)
         producer->on_ack(producer->ctx, message->_private, ack, message->partition,
                          ack == GF_KAFKA_PERSISTED ? message->offset : -1);
@@ -282,6 +284,7 @@ enum gf_class gf_kafka_produce(struct gf_kafka_producer *producer, const struct 
     rd_kafka_topic_t *topic = find_topic(producer, record->topic);
     rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
 
+    atomic_fetch_add(&producer->pending, 1); /* first: its acknowledgement may be served by another thread at once */
     if (record->header_count == 0) {
         if (rd_kafka_produce(topic, RD_KAFKA_PARTITION_UA, RD_KAFKA_MSG_F_COPY, mutable_bytes(record->value),
                              record->value_len, record->key, record->key_len, opaque) != 0)
@@ -298,12 +301,13 @@ enum gf_class gf_kafka_produce(struct gf_kafka_producer *producer, const struct 
     }
     if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
         return GF_OK;
+    atomic_fetch_sub(&producer->pending, 1);
     if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
         return gf_fail(error_r, GF_REJECT, (int)err, "kafka produce: %s", rd_kafka_err2str(err));
     return gf_kafka_fail(error_r, err, "produce");
 }
 
-int gf_kafka_producer_pending(struct gf_kafka_producer *producer) { return rd_kafka_outq_len(producer->rk); }
+int gf_kafka_producer_pending(struct gf_kafka_producer *producer) { return atomic_load(&producer->pending); }
 
 bool gf_kafka_producer_ready(struct gf_kafka_producer *producer)
 {
