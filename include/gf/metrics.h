@@ -19,6 +19,7 @@
     X(GIFT_LIMITED, COUNTER, "giftflow_gifts_total", "answer=\"rate_limited\"", "POST /v1/gifts by answer")            \
     X(GIFT_UNAVAILABLE, COUNTER, "giftflow_gifts_total", "answer=\"unavailable\"", "POST /v1/gifts by answer")         \
     X(RESERVE_STALE, COUNTER, "giftflow_reserve_stale_total", "", "reservations that first had to load the balance")  \
+    X(INGEST_LAG_MS, GAUGE, "giftflow_ingest_oldest_unsettled_milliseconds", "", "age of the oldest unsettled record produced here") \
     X(WALLET_LOADS, COUNTER, "giftflow_wallet_loads_total", "", "wallets read from MySQL into Redis")                 \
     X(WALLET_BEHIND, COUNTER, "giftflow_wallet_behind_total", "", "loads older than Redis (replica or restore)")      \
     X(REDIS_DOWN, COUNTER, "giftflow_redis_disconnects_total", "", "connections to Redis lost or refused")            \

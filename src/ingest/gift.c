@@ -509,6 +509,8 @@ static const char *overloaded(const struct gf_ingest *ingest)
         return "the queue is away";
     if (!gf_pins_ok(ingest->pins))
         return "the queue is not the one that was set up";
+    if (ingest->config->ingest_lag_max > 0 && gf_lag_ms(ingest->lag) > ingest->config->ingest_lag_max)
+        return "settlement is behind";
     return NULL;
 }
 

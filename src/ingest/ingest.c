@@ -55,13 +55,14 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
 
 static void on_ack(void *ctx, void *opaque, enum gf_kafka_ack ack, int32_t partition, int64_t offset)
 {
+    struct gf_ingest *ingest = ctx;
     struct gf_produced *produced = opaque;
 
-    (void)ctx;
-    (void)partition;
-    (void)offset;
-    if (produced)
-        produced->on_ack(produced, ack);
+    if (!produced)
+        return; /* a catalogue notice: nobody waits for it */
+    if (ack == GF_KAFKA_PERSISTED)
+        gf_lag_acked(ingest->lag, partition, offset);
+    produced->on_ack(produced, ack);
 }
 
 static enum gf_class start_producer(struct gf_ingest *ingest, struct gf_error *error_r)
@@ -142,6 +143,7 @@ static enum gf_class start(struct gf_ingest *ingest, struct gf_error *error_r)
         class = start_producer(ingest, error_r);
     if (class != GF_OK)
         return class;
+    ingest->lag = gf_lag_start(ingest);
     ingest->pins = gf_pins_start(ingest->config, ingest->commands_topic);
     ingest->db = gf_db_start(ingest->loop, ingest->config);
     ingest->redis = gf_redis_create(ingest->loop, ingest->config, NULL, NULL);
@@ -200,6 +202,7 @@ static void stop(struct gf_ingest *ingest)
         gf_redis_close(&ingest->redis);
     }
     gf_kafka_producer_close(&ingest->producer);
+    gf_lag_stop(&ingest->lag);
     gf_balance_loader_close(&ingest->balances);
     gf_catalogue_cache_close(&ingest->catalogue);
     gf_http_server_close(&ingest->api);

@@ -169,6 +169,14 @@ struct gf_limiter *gf_limiter_create(int64_t rate_per_second, int64_t double_cli
 enum gf_limited gf_limiter_check(struct gf_limiter *limiter, int64_t user_id, const char *fp, int64_t now_ms);
 void gf_limiter_destroy(struct gf_limiter **limiter);
 
+/* ---- lag.c: how old is the oldest record of this process that is not settled? ---- */
+
+struct gf_lag;
+struct gf_lag *gf_lag_start(struct gf_ingest *ingest);
+void gf_lag_acked(struct gf_lag *lag, int32_t number, int64_t offset); /* a record is in that partition */
+int64_t gf_lag_ms(const struct gf_lag *lag);
+void gf_lag_stop(struct gf_lag **lag);
+
 /* ---- ingest.c
  * ----------------------------------------------------------------------------------------------------------------------
  */
@@ -188,6 +196,7 @@ struct gf_ingest {
     struct gf_balance_loader *balances;
     struct gf_pins *pins;
     struct gf_limiter *limiter;
+    struct gf_lag *lag;
     struct gf_buf scratch; /* for encoding a record; empty between calls */
     struct gf_balance_rules rules;
     char commands_topic[GF_TOPIC_MAX], catalogue_topic[GF_TOPIC_MAX];
@@ -199,7 +208,7 @@ struct gf_ingest {
     int64_t epoch; /* shorthand for config->redis_epoch */
 };
 
-/* The opaque pointer of a produced record: embedded in the caller's struct, or NULL for fire and forget. */
+/* The opaque pointer of a produced command, embedded in the caller's struct. (Catalogue notices have none.) */
 struct gf_produced {
     void (*on_ack)(struct gf_produced *produced, enum gf_kafka_ack ack);
 };

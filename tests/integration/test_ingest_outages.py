@@ -9,7 +9,7 @@ import pytest
 from conftest import add_gifts, finish
 from stack import Stack, uuid7, wait_until
 
-SETTINGS = {"kafka.message_timeout": "3s", "ingest.request_timeout": "4s", "ingest.lease": "6s"}
+SETTINGS = {"kafka.message_timeout": "3s", "ingest.request_timeout": "4s", "ingest.lease": "6s", "ingest.lag_max": "15s"}
 USERS = 40
 
 
@@ -165,6 +165,22 @@ def test_a_killed_ingest_leaves_nothing_that_its_twin_cannot_finish(own):
     senders.settle_doubts(2)  # after the lease, where a call had begun
     own.start("ingest-1")
     senders.check()
+
+
+def test_ingest_takes_no_more_when_settlement_is_too_far_behind(own):
+    user = own.new_user(coins=100)
+    own.stop("settle-1")
+    assert own.gift(user, gift_id=1)[0] == 202
+
+    def behind():
+        answer = own.gift(user, gift_id=1, key=(key := uuid7()))
+        return (answer, key) if answer[0] == 503 else None
+
+    answer, key = wait_until(behind, 60, "503", every=0.5)
+    retriable(answer, key)
+    assert "settlement is behind" in answer[2]["detail"]
+    own.start("settle-1")
+    wait_until(lambda: own.gift(user, gift_id=1)[0] == 202, 60, "served")
 
 
 def test_f4_another_partition_count_stops_ingest(own):

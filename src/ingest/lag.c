@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How far settlement is behind what this process has produced: the age of its oldest acknowledged record that no
+ * committed transaction has consumed. Once a second progress.next_offset is read; per partition about one acknowledged
+ * offset a second is remembered with its time, so the answer is late by a second at most. While MySQL is away nothing
+ * settles, and the age rightly grows. Thread: the loop's, but read_progress. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "gf/clock.h"
+#include "gf/metrics.h"
+#include "ingest.h"
+
+#define POLL_MS 1000
+#define SAMPLE_MS 1000
+#define SAMPLES 64 /* a longer lag keeps its oldest samples: they are what counts */
+
+struct sample {
+    int64_t offset, acked_ms;
+};
+
+struct partition {
+    struct sample samples[SAMPLES]; /* ring, oldest first */
+    int first, count;
+    int64_t sampled_ms;
+    int64_t read_offset; /* of the last poll; written by the job, read when it is done */
+};
+
+struct gf_lag {
+    struct gf_ingest *ingest;
+    struct gf_timer *timer;
+    struct gf_job job;
+    bool polling;
+    int partition_count;
+    struct partition partitions[];
+};
+
+static struct gf_lag *of_job(struct gf_job *job)
+{
+    return (struct gf_lag *)(void *)((char *)job - offsetof(struct gf_lag, job));
+}
+
+void gf_lag_acked(struct gf_lag *lag, int32_t number, int64_t offset)
+{
+    int64_t now_ms = gf_clock_mono_ms();
+    struct partition *partition;
+
+    if (number < 0 || number >= lag->partition_count)
+        return;
+    partition = &lag->partitions[number];
+    if (partition->count == SAMPLES || (partition->count > 0 && now_ms - partition->sampled_ms < SAMPLE_MS))
+        return;
+    partition->samples[(partition->first + partition->count++) % SAMPLES] = (struct sample){offset, now_ms};
+    partition->sampled_ms = now_ms;
+}
+
+int64_t gf_lag_ms(const struct gf_lag *lag)
+{
+    int64_t oldest_ms = INT64_MAX;
+
+    for (int i = 0; i < lag->partition_count; i++) {
+        const struct partition *partition = &lag->partitions[i];
+
+        if (partition->count > 0 && partition->samples[partition->first].acked_ms < oldest_ms)
+            oldest_ms = partition->samples[partition->first].acked_ms;
+    }
+    return oldest_ms == INT64_MAX ? 0 : gf_clock_mono_ms() - oldest_ms;
+}
+
+static void forget_settled(struct partition *partition)
+{
+    while (partition->count > 0 && partition->samples[partition->first].offset < partition->read_offset) {
+        partition->first = (partition->first + 1) % SAMPLES;
+        partition->count--;
+    }
+}
+
+/* thread: database */
+static enum gf_class read_progress(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
+{
+    struct gf_lag *lag = of_job(job);
+    const char *topic = lag->ingest->commands_topic;
+    struct gf_sql_result *result = NULL;
+    struct gf_buf text;
+    enum gf_class class;
+
+    gf_buf_init(&text, 1024);
+    gf_buf_adds(&text, "SELECT part, next_offset FROM progress WHERE live=1 AND topic=");
+    gf_buf_add_xhex(&text, topic, strlen(topic));
+    GF_ASSERT(gf_buf_ok(&text));
+    class = gf_sql_query(sql, text.data, text.len, &result, error_r);
+    gf_buf_free(&text);
+    if (class != GF_OK)
+        return class;
+    while (gf_sql_next(result)) {
+        int64_t number = gf_sql_i64(result, 0);
+
+        if (number >= 0 && number < lag->partition_count)
+            lag->partitions[number].read_offset = gf_sql_i64(result, 1);
+    }
+    gf_sql_result_free(&result);
+    return GF_OK;
+}
+
+static void on_read(struct gf_job *job, enum gf_class class, const struct gf_error *error)
+{
+    struct gf_lag *lag = of_job(job);
+
+    (void)error;
+    lag->polling = false;
+    for (int i = 0; class == GF_OK && i < lag->partition_count; i++)
+        forget_settled(&lag->partitions[i]);
+}
+
+static void on_timer(void *ctx)
+{
+    struct gf_lag *lag = ctx;
+
+    gf_metric_set(GF_M_INGEST_LAG_MS, gf_lag_ms(lag));
+    if (lag->polling)
+        return;
+    lag->job = (struct gf_job){.run = read_progress, .on_done = on_read};
+    lag->polling = gf_db_submit(lag->ingest->db, &lag->job) == GF_OK;
+}
+
+struct gf_lag *gf_lag_start(struct gf_ingest *ingest)
+{
+    int count = (int)ingest->config->kafka_partitions;
+    struct gf_lag *lag = gf_xcalloc(1, sizeof(*lag) + (size_t)count * sizeof(lag->partitions[0]));
+
+    lag->ingest = ingest;
+    lag->partition_count = count;
+    lag->timer = gf_timer_start(ingest->loop, POLL_MS, POLL_MS, on_timer, lag);
+    return lag;
+}
+
+/* After gf_db_stop and the producer's end. */
+void gf_lag_stop(struct gf_lag **lag)
+{
+    if (!lag || !*lag)
+        return;
+    gf_timer_close(&(*lag)->timer);
+    free(*lag);
+    *lag = NULL;
+}
