@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The balance scripts (gf/balance.h) against a real server: each branch of RESERVE, ABORT, LOAD and PUBLISH. */
+#include "redis_fixture.h"
+
+/* ---- RESERVE ---- */
+
+static void an_unknown_or_old_balance_is_stale_and_leaves_nothing(void **state)
+{
+    struct gf_reserve r = request(1, 1, 10);
+
+    (void)state;
+    assert_int_equal(reserve(&r), GF_RESERVED_STALE);
+    assert_string_equal(ask("EXISTS gf1:{u:1}:w"), "0");
+    given(1, 3, 100, 1);
+    set_field(1, "f", "1");
+    assert_int_equal(reserve(&r), GF_RESERVED_STALE);
+    assert_string_equal(field(1, "n"), "");
+    assert_string_equal(marker_of(&r), "");
+}
+
+static void a_hold_lowers_what_is_available_and_a_repeat_holds_once(void **state)
+{
+    struct gf_reserve r = request(2, 1, 60), other = request(2, 2, 41);
+
+    (void)state;
+    given(2, 3, 100, 1);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK); /* the reply was lost, say: own nonce */
+    assert_int_equal(last_reserve.price, 60);
+    assert_int_equal(last_reserve.quantity, 1);
+    assert_string_equal(field(2, "h"), "60");
+    assert_string_equal(field(2, "n"), "1");
+    assert_int_equal(reserve(&other), GF_RESERVED_INSUFFICIENT);
+    assert_int_equal(last_reserve.available, 40);
+    assert_string_equal(field(2, "h"), "60");
+    assert_string_equal(marker_of(&other), ""); /* a refusal leaves the key unused */
+    other.amount = 40;
+    assert_int_equal(reserve(&other), GF_RESERVED_OK);
+    assert_string_equal(field(2, "h"), "100");
+}
+
+static void the_marker_decides_before_anything_else(void **state)
+{
+    struct gf_reserve r = request(3, 1, 60), twin = r;
+    struct gf_marker marker;
+
+    (void)state;
+    given(3, 3, 100, 1);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    snprintf(twin.nonce, sizeof(twin.nonce), "%016x", 0xdef);
+    twin.price = 70;
+    assert_int_equal(reserve(&twin), GF_RESERVED_IN_PROGRESS);
+    gf_balance_accept(redis, &rules, &r);
+    barrier();
+    assert_true(gf_marker_parse(marker_of(&r), strlen(marker_of(&r)), &marker));
+    assert_true(marker.accepted);
+    set_field(3, "s", "2"); /* a replay does not care about the wallet of now */
+    assert_int_equal(reserve(&twin), GF_RESERVED_REPLAY);
+    assert_int_equal(last_reserve.price, 60);
+    twin.fp[0] = 'f';
+    assert_int_equal(reserve(&twin), GF_RESERVED_MISMATCH);
+}
+
+static void accept_does_not_bring_a_lost_marker_back(void **state)
+{
+    struct gf_reserve r = request(4, 1, 60);
+
+    (void)state;
+    gf_balance_accept(redis, &rules, &r);
+    barrier();
+    assert_string_equal(marker_of(&r), "");
+}
+
+static void an_overdue_lease_is_taken_over_with_the_first_price(void **state)
+{
+    struct gf_reserve r = request(5, 1, 60), twin = r;
+
+    (void)state;
+    given(5, 3, 100, 1);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    set_marker(&r, "P 0000000000000001 60 1 5 0000000000000abc");
+    snprintf(twin.nonce, sizeof(twin.nonce), "%016x", 0xdef);
+    twin.price = twin.amount = 70;
+    assert_int_equal(reserve(&twin), GF_RESERVED_OK);
+    assert_int_equal(last_reserve.price, 60); /* the first call may be in Kafka */
+    assert_string_equal(field(5, "h"), "60");
+    assert_string_equal(field(5, "n"), "1");
+    assert_int_equal(reserve(&r), GF_RESERVED_IN_PROGRESS); /* the first caller is out */
+    gf_balance_abort(redis, &rules, &r);
+    barrier();
+    assert_string_equal(field(5, "h"), "60"); /* and can no longer release */
+}
+
+static void a_take_over_without_hold_starts_anew(void **state)
+{
+    struct gf_reserve r = request(6, 1, 60);
+
+    (void)state;
+    given(6, 3, 100, 1);
+    set_marker(&r, "P 0000000000000001 50 1 5 0000000000000def");
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_int_equal(last_reserve.price, 60);
+    assert_string_equal(field(6, "h"), "60");
+    assert_string_equal(field(6, "n"), "1");
+}
+
+static void a_no_needs_a_balance_confirmed_within_a_second(void **state)
+{
+    struct gf_reserve r = request(7, 1, 200);
+
+    (void)state;
+    given(7, 3, 100, 1);
+    set_field(7, "c", "1");
+    assert_int_equal(reserve(&r), GF_RESERVED_STALE); /* 402 */
+    r.amount = 10;
+    set_field(7, "s", "2");
+    assert_int_equal(reserve(&r), GF_RESERVED_STALE); /* 403 */
+    set_field(7, "c", FAR);
+    assert_int_equal(reserve(&r), GF_RESERVED_FROZEN);
+    given(8, 0, 0, 0);
+    r.user_id = 8;
+    assert_int_equal(reserve(&r), GF_RESERVED_NO_WALLET);
+    set_field(8, "c", "1");
+    assert_int_equal(reserve(&r), GF_RESERVED_STALE); /* 404 */
+    assert_string_equal(field(8, "n"), "");
+}
+
+static void the_rate_is_per_second_and_replays_are_free(void **state)
+{
+    struct gf_reserve first = request(9, 255, 1);
+    int ok = 0, limited = 0;
+
+    (void)state;
+    given(9, 3, 1000000, 1);
+    rules.rate_per_second = 1;
+    assert_int_equal(reserve(&first), GF_RESERVED_OK);
+    for (int i = 0; i < 200; i++) { /* far more than seconds pass meanwhile */
+        struct gf_reserve r = request(9, (uint8_t)i, 1);
+
+        if (reserve(&r) == GF_RESERVED_OK)
+            ok++;
+        else if (last_reserve.answer == GF_RESERVED_LIMITED)
+            limited++;
+        assert_int_equal(reserve(&first), GF_RESERVED_OK);
+    }
+    rules.rate_per_second = 1000000;
+    assert_int_equal(ok + limited, 200);
+    assert_true(limited > 0);
+    assert_true(last_reserve.wait_ms <= 1000);
+}
+
+static void due_holds_are_purged_when_they_are_in_the_way(void **state)
+{
+    struct gf_reserve due = request(10, 1, 60), live = request(10, 2, 30), r = request(10, 3, 70);
+
+    (void)state;
+    given(10, 3, 100, 1);
+    assert_int_equal(reserve(&due), GF_RESERVED_OK);
+    assert_int_equal(reserve(&live), GF_RESERVED_OK);
+    set_hold(10, id_text(1), "60 5");
+    r.amount = 71;
+    assert_int_equal(reserve(&r), GF_RESERVED_INSUFFICIENT);
+    assert_int_equal(last_reserve.available, 70);
+    assert_string_equal(field(10, "h"), "30");
+    assert_string_equal(field(10, "n"), "1");
+    r.amount = 70;
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_string_equal(field(10, "h"), "100");
+    assert_string_equal(field(10, "n"), "2");
+    /* The late release of a purged hold changes nothing (F9: no negative sum). */
+    assert_int_equal(publish(10, GF_PUBLISH_RELEASE, 0, &due.request_id, 1), 0);
+    assert_string_equal(field(10, "h"), "100");
+    assert_string_equal(field(10, "n"), "2");
+}
+
+static void a_wallet_has_at_most_so_many_holds(void **state)
+{
+    struct gf_reserve r = request(11, 1, 1);
+
+    (void)state;
+    given(11, 3, 1000000, 1);
+    for (int i = 0; i < GF_HOLDS_MAX; i++) {
+        r.request_id.b[1] = (uint8_t)(i >> 8);
+        r.request_id.b[2] = (uint8_t)i;
+        assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    }
+    r.request_id.b[3] = 1;
+    assert_int_equal(reserve(&r), GF_RESERVED_BUSY);
+    assert_string_equal(field(11, "n"), "512");
+    set_hold(11, "01000000-0000-0000-0000-000000000001", "1 5"); /* the first of them is due */
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_string_equal(field(11, "n"), "512");
+    assert_string_equal(field(11, "h"), "512");
+}
+
+static void a_hold_whose_marker_was_evicted_is_not_added_twice(void **state)
+{
+    struct gf_reserve r = request(12, 1, 60);
+    char line[GF_KEY_MAX + 8], key[GF_KEY_MAX];
+
+    (void)state;
+    given(12, 3, 100, 1);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    (void)gf_key_marker(key, 1, 12, &r.request_id);
+    snprintf(line, sizeof(line), "DEL %s", key);
+    assert_string_equal(ask(line), "1");
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_string_equal(field(12, "h"), "60");
+    assert_string_equal(field(12, "n"), "1");
+}
+
+static void an_equal_keyless_request_is_a_double_click(void **state)
+{
+    struct gf_reserve r = request(13, 1, 10), again = request(13, 2, 10);
+
+    (void)state;
+    given(13, 3, 100, 1);
+    r.keyless = again.keyless = true;
+    gf_copy(again.fp, sizeof(again.fp), r.fp);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_int_equal(reserve(&again), GF_RESERVED_DOUBLE_CLICK);
+    assert_string_equal(field(13, "n"), "1");
+    gf_balance_abort(redis, &rules, &r); /* the first never happened */
+    barrier();
+    assert_int_equal(reserve(&again), GF_RESERVED_OK);
+    r.fp[0] = 'a';
+    assert_int_equal(reserve(&r), GF_RESERVED_OK); /* another gift is no double click */
+}
+
+static void a_lookup_says_what_the_marker_says_and_nothing_more(void **state)
+{
+    struct gf_reserve r = request(14, 1, 60), look = r;
+
+    (void)state;
+    given(14, 3, 100, 1);
+    look.lookup = true;
+    snprintf(look.nonce, sizeof(look.nonce), "%016x", 0xdef);
+    assert_int_equal(reserve(&look), GF_RESERVED_NONE);
+    assert_string_equal(field(14, "n"), "");
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_int_equal(reserve(&look), GF_RESERVED_IN_PROGRESS);
+    gf_balance_accept(redis, &rules, &r);
+    barrier();
+    assert_int_equal(reserve(&look), GF_RESERVED_REPLAY);
+    assert_int_equal(last_reserve.price, 60);
+    /* A first call that nobody answered is taken over, so that settlement decides it. */
+    set_marker(&r, "P 0000000000000001 60 1 5 0000000000000abc");
+    assert_int_equal(publish(14, GF_PUBLISH_RELEASE, 0, &r.request_id, 1), 0);
+    assert_int_equal(reserve(&look), GF_RESERVED_OK);
+    assert_int_equal(last_reserve.price, 60);
+}
+
+/* ---- ABORT, LOAD, PUBLISH ---- */
+
+static void abort_releases_only_its_own_unanswered_call(void **state)
+{
+    struct gf_reserve r = request(20, 1, 60), other = r;
+
+    (void)state;
+    given(20, 3, 100, 1);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    snprintf(other.nonce, sizeof(other.nonce), "%016x", 0xdef);
+    gf_balance_abort(redis, &rules, &other);
+    barrier();
+    assert_string_equal(field(20, "h"), "60");
+    gf_balance_abort(redis, &rules, &r);
+    gf_balance_abort(redis, &rules, &r); /* a repeat is safe */
+    barrier();
+    assert_string_equal(field(20, "h"), "0");
+    assert_string_equal(field(20, "n"), "0");
+    assert_string_equal(marker_of(&r), "");
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    gf_balance_accept(redis, &rules, &r);
+    gf_balance_abort(redis, &rules, &r); /* answered: never undone */
+    barrier();
+    assert_string_equal(field(20, "h"), "60");
+}
+
+static void load_takes_what_is_not_older_and_keeps_holds(void **state)
+{
+    struct gf_reserve r = request(21, 1, 60);
+
+    (void)state;
+    given(21, 5, 100, 1);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_int_equal(load(21, 4, 900, 1), 0);
+    assert_string_equal(field(21, "b"), "100");
+    assert_int_equal(load(21, 5, 100, 1), 1);
+    assert_int_equal(load(21, 6, 70, 2), 1);
+    assert_string_equal(field(21, "b"), "70");
+    assert_string_equal(field(21, "v"), "6");
+    assert_string_equal(field(21, "s"), "2");
+    assert_string_equal(field(21, "h"), "60");
+    assert_int_equal(load(22, 0, 0, 0), 1); /* no such wallet */
+    assert_int_equal(load(22, 1, 0, 1), 1); /* now there is one */
+    assert_true(strtoll(ask("PTTL gf1:{u:21}:w"), NULL, 10) > 0);
+}
+
+static void large_numbers_stay_exact(void **state)
+{
+    struct gf_reserve r = request(23, 1, GF_ID_MAX - 1);
+
+    (void)state;
+    given(23, GF_ID_MAX, GF_ID_MAX, 1);
+    assert_string_equal(field(23, "b"), "9007199254740991");
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    assert_int_equal(last_reserve.price, GF_ID_MAX - 1);
+    assert_string_equal(field(23, "h"), "9007199254740990");
+    assert_int_equal(publish(23, GF_ID_MAX, 1, &r.request_id, 1), 1);
+    assert_string_equal(field(23, "h"), "0");
+}
+
+/* F9: a rejected command leaves the version as it was, and its hold must go all the same. */
+static void f9_every_publish_releases_whatever_the_version(void **state)
+{
+    struct gf_reserve a = request(24, 1, 60), b = request(24, 2, 30);
+    struct gf_uuid ids[2] = {a.request_id, b.request_id};
+
+    (void)state;
+    given(24, 5, 100, 1);
+    assert_int_equal(reserve(&a), GF_RESERVED_OK);
+    assert_int_equal(reserve(&b), GF_RESERVED_OK);
+    assert_int_equal(publish(24, 4, 999, ids, 1), 0); /* older balance, valid release */
+    assert_string_equal(field(24, "b"), "100");
+    assert_string_equal(field(24, "h"), "30");
+    assert_int_equal(publish(24, 5, 100, ids, 2), 1); /* the same version, one id again */
+    assert_string_equal(field(24, "h"), "0");
+    assert_string_equal(field(24, "n"), "0");
+    assert_int_equal(publish(24, 6, 40, ids, 2), 1);
+    assert_string_equal(field(24, "h"), "0");
+    assert_string_equal(field(24, "n"), "0");
+    assert_string_equal(field(24, "b"), "40");
+}
+
+/* F9: the key has expired and was loaded anew; releases of the holds that died with it come late. */
+static void f9_a_late_release_never_makes_holds_negative(void **state)
+{
+    struct gf_reserve a = request(25, 1, 90), b = request(25, 2, 10);
+
+    (void)state;
+    given(25, 5, 100, 1);
+    assert_int_equal(reserve(&a), GF_RESERVED_OK);
+    assert_string_equal(ask("DEL gf1:{u:25}:w"), "1");
+    assert_int_equal(publish(25, GF_PUBLISH_RELEASE, 0, &a.request_id, 1), 0);
+    assert_string_equal(ask("EXISTS gf1:{u:25}:w"), "0"); /* a release alone creates nothing */
+    given(25, 6, 10, 1);
+    assert_int_equal(publish(25, 6, 10, &a.request_id, 1), 1);
+    set_field(25, "f", FAR);
+    assert_int_equal(reserve(&b), GF_RESERVED_OK);
+    assert_string_equal(field(25, "h"), "10");
+}
+
+static void publish_splits_long_lists_and_counts_a_doubled_id_once(void **state)
+{
+    static struct gf_uuid ids[600];
+    struct gf_reserve r = request(26, 1, 1);
+
+    (void)state;
+    given(26, 5, 1000, 1);
+    for (int i = 0; i < 500; i++) {
+        r.request_id.b[1] = (uint8_t)(i >> 8);
+        r.request_id.b[2] = (uint8_t)i;
+        ids[i] = r.request_id;
+        assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    }
+    for (int i = 500; i < 600; i++)
+        ids[i] = ids[i % 2];
+    assert_int_equal(publish(26, 6, 500, ids, 600), 1);
+    assert_string_equal(field(26, "n"), "0");
+    assert_string_equal(field(26, "h"), "0");
+    assert_string_equal(field(26, "b"), "500");
+}
+
+static void markers_are_parsed_strictly(void **state)
+{
+    static const char *const bad[] = {"",
+                                      "A",
+                                      "X 0000000000000001 60 1 5 0000000000000abc",
+                                      "A 1 60 1 5 a",
+                                      "A 0000000000000001 0 1 5 a",
+                                      "A 0000000000000001 60 1 5 a b",
+                                      "P 0000000000000001 60 1 x a",
+                                      "P 0000000000000001  60 1 5"};
+    struct gf_marker marker;
+
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(bad); i++)
+        assert_false(gf_marker_parse(bad[i], strlen(bad[i]), &marker));
+    assert_true(gf_marker_parse("P 0000000000000001 60 2 5 0000000000000abc", 42, &marker));
+    assert_false(marker.accepted);
+    assert_int_equal(marker.price, 60);
+    assert_int_equal(marker.quantity, 2);
+    assert_int_equal(marker.lease_ms, 5);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_unknown_or_old_balance_is_stale_and_leaves_nothing),
+        cmocka_unit_test(a_hold_lowers_what_is_available_and_a_repeat_holds_once),
+        cmocka_unit_test(the_marker_decides_before_anything_else),
+        cmocka_unit_test(accept_does_not_bring_a_lost_marker_back),
+        cmocka_unit_test(an_overdue_lease_is_taken_over_with_the_first_price),
+        cmocka_unit_test(a_take_over_without_hold_starts_anew),
+        cmocka_unit_test(a_no_needs_a_balance_confirmed_within_a_second),
+        cmocka_unit_test(the_rate_is_per_second_and_replays_are_free),
+        cmocka_unit_test(due_holds_are_purged_when_they_are_in_the_way),
+        cmocka_unit_test(a_wallet_has_at_most_so_many_holds),
+        cmocka_unit_test(a_hold_whose_marker_was_evicted_is_not_added_twice),
+        cmocka_unit_test(an_equal_keyless_request_is_a_double_click),
+        cmocka_unit_test(a_lookup_says_what_the_marker_says_and_nothing_more),
+        cmocka_unit_test(abort_releases_only_its_own_unanswered_call),
+        cmocka_unit_test(load_takes_what_is_not_older_and_keeps_holds),
+        cmocka_unit_test(large_numbers_stay_exact),
+        cmocka_unit_test(f9_every_publish_releases_whatever_the_version),
+        cmocka_unit_test(f9_a_late_release_never_makes_holds_negative),
+        cmocka_unit_test(publish_splits_long_lists_and_counts_a_doubled_id_once),
+        cmocka_unit_test(markers_are_parsed_strictly),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
