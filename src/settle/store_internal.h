@@ -8,6 +8,7 @@
 #define WALLETS_PER_SELECT 500     /* longer lists lose the range scan in key order, and with it the lock order */
 #define WALLETS_PER_UPDATE 1000
 #define PAIRS_PER_SELECT 300
+#define CREDITS_PER_UPDATE 500
 #define PAYLOAD_MAX (1u << 20) /* of a dead letter */
 
 struct store {

@@ -167,23 +167,36 @@ static enum gf_class write_wallets(struct store *store, const struct batch *batc
     return class;
 }
 
+/* One statement for up to CREDITS_PER_UPDATE of the batch's credits from *at on, settled or refused ones. */
+static enum gf_class close_credits(struct store *store, const struct batch *batch, bool settled, int *at, struct gf_error *error_r)
+{
+    int64_t rows = 0;
+
+    gf_buf_reset(&store->text);
+    gf_buf_adds(&store->text, settled ? "UPDATE credit SET status=2, due_ms=NULL WHERE status=1 AND credit_id IN ("
+                                      : "UPDATE credit SET due_ms=NULL WHERE status=1 AND credit_id IN (");
+    for (; *at < batch->plan.trade_count && rows < CREDITS_PER_UPDATE; (*at)++) {
+        const struct gf_trade *trade = &batch->plan.trades[*at];
+
+        if (trade->kind == GF_KIND_GIFT || trade->outcome == GF_OUTCOME_INTERNAL_ERROR ||
+            settled != (trade->outcome == GF_OUTCOME_SETTLED))
+            continue;
+        gf_buf_adds(&store->text, rows++ > 0 ? "," : "");
+        gf_buf_add_xhex(&store->text, trade->request_id.b, 16);
+    }
+    gf_buf_addc(&store->text, ')');
+    return rows == 0 ? GF_OK : store_run(store, settled ? rows : -1, error_r);
+}
+
 /* Credited rows are closed; a refused one keeps its status, but its command has had its outcome and is not sent again. */
 static enum gf_class write_credits(struct store *store, const struct batch *batch, struct gf_error *error_r)
 {
     enum gf_class class = GF_OK;
 
-    for (int i = 0; i < batch->plan.trade_count && class == GF_OK; i++) {
-        const struct gf_trade *trade = &batch->plan.trades[i];
-        bool settled = trade->outcome == GF_OUTCOME_SETTLED;
-
-        if (trade->kind == GF_KIND_GIFT || trade->outcome == GF_OUTCOME_INTERNAL_ERROR)
-            continue;
-        gf_buf_reset(&store->text);
-        gf_buf_adds(&store->text, settled ? "UPDATE credit SET status=2, due_ms=NULL WHERE status=1 AND credit_id="
-                                          : "UPDATE credit SET due_ms=NULL WHERE status=1 AND credit_id=");
-        gf_buf_add_xhex(&store->text, trade->request_id.b, 16);
-        class = store_run(store, settled ? 1 : -1, error_r);
-    }
+    for (int at = 0; at < batch->plan.trade_count && class == GF_OK;)
+        class = close_credits(store, batch, true, &at, error_r);
+    for (int at = 0; at < batch->plan.trade_count && class == GF_OK;)
+        class = close_credits(store, batch, false, &at, error_r);
     return class;
 }
 
