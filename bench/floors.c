@@ -5,11 +5,13 @@
  *   bulk       INSERT of the same trade rows alone, 2,000 rows a transaction: multi-row text (built before the clock starts),
  *              prepared multi-row, and MariaDB's array binding, each on 1 and on 2 connections; the best counts
  * Tables bench_wallet and bench_trade are made LIKE ours in the same database and dropped at the end.
- *   giftflow-bench-floors --users U --seconds S; prints name=value lines. */
+ * With --mysql-pid the server's processor time per row is printed too: on a machine that does other work, it says more than
+ * the rates.
+ *   giftflow-bench-floors --users U --seconds S [--rows N] [--mysql-pid P]; prints name=value lines. */
 #include <inttypes.h>
 #include <mysql.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <unistd.h>
 
 #include "bench.h"
 #include "gf/buf.h"
@@ -29,7 +31,7 @@ struct worker {
     pthread_t thread;
     enum method method;
     int log; /* the key's first part: one per worker, as one per partition */
-    int64_t users, deadline_us, rows, max_rows;
+    int64_t users, deadline_us, rows, max_rows, server_pid;
     uint64_t random;
     int64_t next_off;
 };
@@ -305,6 +307,25 @@ static void *bulk(void *arg)
 
 /* ---- runs ---- */
 
+/* User and system time of the server so far; 0: not asked for. */
+static int64_t server_us(int64_t pid)
+{
+    char path[64], text[1024];
+    unsigned long user = 0, system = 0;
+    const char *fields;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%" PRId64 "/stat", pid);
+    file = pid ? fopen(path, "re") : NULL;
+    if (!file)
+        return 0;
+    fields = fgets(text, sizeof(text), file) ? strrchr(text, ')') : NULL;
+    (void)fclose(file);
+    if (!fields || sscanf(fields, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+        return 0;
+    return (int64_t)(user + system) * 1000000 / sysconf(_SC_CLK_TCK);
+}
+
 static void fresh_tables(MYSQL *mysql, int64_t users)
 {
     char text[300];
@@ -341,10 +362,14 @@ static int64_t close_workers(struct worker *workers, int count)
     return rows;
 }
 
-static double run_one_txn(const struct worker *model, int64_t seconds)
+struct result {
+    double per_s, server_us; /* per row */
+};
+
+static struct result run_one_txn(const struct worker *model, int64_t seconds)
 {
     struct worker workers[CONNECTIONS_MAX];
-    int64_t began_us = gf_clock_mono_us(), rows;
+    int64_t began_us = gf_clock_mono_us(), cpu_us = server_us(model->server_pid), rows;
 
     open_workers(workers, ONE_TXN_CONNECTIONS, model);
     for (int i = 0; i < ONE_TXN_CONNECTIONS; i++) {
@@ -352,13 +377,14 @@ static double run_one_txn(const struct worker *model, int64_t seconds)
         GF_ASSERT(pthread_create(&workers[i].thread, NULL, one_txn, &workers[i]) == 0);
     }
     rows = close_workers(workers, ONE_TXN_CONNECTIONS);
-    return (double)rows * 1e6 / (double)(gf_clock_mono_us() - began_us);
+    return (struct result){(double)rows * 1e6 / (double)(gf_clock_mono_us() - began_us),
+                           (double)(server_us(model->server_pid) - cpu_us) / (double)rows};
 }
 
-static double run_bulk(const struct worker *model, int connections)
+static struct result run_bulk(const struct worker *model, int connections)
 {
     struct worker workers[CONNECTIONS_MAX];
-    int64_t began_us, ended_us, rows;
+    int64_t began_us, ended_us, cpu_us, rows;
 
     GF_ASSERT(pthread_barrier_init(&barrier, NULL, (unsigned)connections + 1) == 0);
     open_workers(workers, connections, model);
@@ -368,11 +394,13 @@ static double run_bulk(const struct worker *model, int connections)
     }
     pthread_barrier_wait(&barrier);
     began_us = gf_clock_mono_us();
+    cpu_us = server_us(model->server_pid);
     pthread_barrier_wait(&barrier);
     ended_us = gf_clock_mono_us();
+    cpu_us = server_us(model->server_pid) - cpu_us;
     rows = close_workers(workers, connections);
     pthread_barrier_destroy(&barrier);
-    return (double)rows * 1e6 / (double)(ended_us - began_us);
+    return (struct result){(double)rows * 1e6 / (double)(ended_us - began_us), (double)cpu_us / (double)rows};
 }
 
 int main(int argc, char **argv)
@@ -381,23 +409,27 @@ int main(int argc, char **argv)
     static struct gf_config config;
     struct worker model = {.config = &config};
     int64_t seconds = bench_arg(argc, argv, "--seconds", 10);
-    double best = 0, rate;
+    double best = 0;
+    struct result result;
     MYSQL *mysql;
 
     bench_config(&config);
     model.users = bench_arg(argc, argv, "--users", 100000);
+    model.server_pid = bench_arg(argc, argv, "--mysql-pid", 0);
     model.max_rows = bench_arg(argc, argv, "--rows", 600000);
     GF_ASSERT(mysql_library_init(0, NULL, NULL) == 0);
     mysql = connect_server(&config);
     fresh_tables(mysql, model.users);
-    printf("one_txn_per_s=%.0f\n", run_one_txn(&model, seconds));
+    result = run_one_txn(&model, seconds);
+    printf("one_txn_per_s=%.0f\none_txn_mysql_us=%.1f\n", result.per_s, result.server_us);
     for (int method = TEXT; method <= ARRAY; method++)
         for (int connections = 1; connections <= 2; connections++) {
             model.method = (enum method)method;
             fresh_tables(mysql, model.users);
-            rate = run_bulk(&model, connections);
-            best = rate > best ? rate : best;
-            printf("bulk_%s_%d_per_s=%.0f\n", names[method], connections, rate);
+            result = run_bulk(&model, connections);
+            best = result.per_s > best ? result.per_s : best;
+            printf("bulk_%s_%d_per_s=%.0f\nbulk_%s_%d_mysql_us=%.1f\n", names[method], connections, result.per_s, names[method],
+                   connections, result.server_us);
             fflush(stdout);
         }
     printf("bulk_insert_per_s=%.0f\n", best);

@@ -36,7 +36,7 @@ stack_up ingest=0 settle=0 router=0 gateway=0 sweep=0 "${settings[@]}"
 
 note "floors"
 settle_dirty_pages
-floors=$("$BIN/giftflow-bench-floors" --users "$users" --seconds "$seconds") || die "the floors failed"
+floors=$("$BIN/giftflow-bench-floors" --users "$users" --seconds "$seconds" --mysql-pid "$(<"$GIFTFLOW_PID_DIR/mysql.pid")") || die "the floors failed"
 value() { printf '%s\n' "$floors" | sed -n "s/^$1=//p"; }
 
 note "settlement"
@@ -65,18 +65,18 @@ rate=$(calc "($gifts - $first_rows) * 1000 / ($last_ms - $first_ms)" 0)
 one=$(value one_txn_per_s) bulk=$(value bulk_insert_per_s)
 ratio_one=$(calc "$rate / $one") ratio_bulk=$(calc "$rate / $bulk")
 per_gift() { calc "$1 * 1000 / $gifts" 1; }
+kinds='text_1 text_2 prepared_1 prepared_2 array_1 array_2'
 if [ -n "$json" ]; then
-    cat <<J
-{"gifts":$gifts,"users":$users,"batches":$batches,"seconds":$(calc "($last_ms - $first_ms) / 1000" 3),"settled_per_s":$rate,"one_txn_per_s":$one,"bulk_insert_per_s":$bulk,"ratio_one_txn":$ratio_one,"ratio_bulk_insert":$ratio_bulk,"bulk_text_1_per_s":$(value bulk_text_1_per_s),"bulk_text_2_per_s":$(value bulk_text_2_per_s),"bulk_prepared_1_per_s":$(value bulk_prepared_1_per_s),"bulk_prepared_2_per_s":$(value bulk_prepared_2_per_s),"bulk_array_1_per_s":$(value bulk_array_1_per_s),"bulk_array_2_per_s":$(value bulk_array_2_per_s),"cpu_us_per_gift":{"settle":$(per_gift "$settle_ms"),"mysql":$(per_gift "$mysql_ms"),"kafka":$(per_gift "$kafka_ms"),"redis":$(per_gift "$redis_ms")}}
-J
+    echo "{\"gifts\":$gifts,\"users\":$users,\"batches\":$batches,\"seconds\":$(calc "($last_ms - $first_ms) / 1000" 3),"
+    echo "\"settled_per_s\":$rate,\"one_txn_per_s\":$one,\"bulk_insert_per_s\":$bulk,\"ratio_one_txn\":$ratio_one,\"ratio_bulk_insert\":$ratio_bulk,"
+    for kind in $kinds; do echo "\"bulk_${kind}_per_s\":$(value "bulk_${kind}_per_s"),\"bulk_${kind}_mysql_us\":$(value "bulk_${kind}_mysql_us"),"; done
+    echo "\"one_txn_mysql_us\":$(value one_txn_mysql_us),\"cpu_us_per_gift\":{\"settle\":$(per_gift "$settle_ms"),\"mysql\":$(per_gift "$mysql_ms"),\"kafka\":$(per_gift "$kafka_ms"),\"redis\":$(per_gift "$redis_ms")}}"
 else
-    cat <<T
-settlement              $rate gifts/s ($gifts gifts of $users users, $batches batches)
-one transaction a gift  $one/s     settlement is $ratio_one x this
-bulk insert alone       $bulk/s    settlement is $ratio_bulk x this
-  text 1/2 connections  $(value bulk_text_1_per_s) / $(value bulk_text_2_per_s)
-  prepared 1/2          $(value bulk_prepared_1_per_s) / $(value bulk_prepared_2_per_s)
-  array 1/2             $(value bulk_array_1_per_s) / $(value bulk_array_2_per_s)
-processor us per gift   settle $(per_gift "$settle_ms"), mysql $(per_gift "$mysql_ms"), kafka $(per_gift "$kafka_ms"), redis $(per_gift "$redis_ms")
-T
+    echo "settlement              $rate gifts/s ($gifts gifts of $users users, $batches batches)"
+    echo "one transaction a gift  $one/s     settlement is $ratio_one x this"
+    echo "bulk insert alone       $bulk/s    settlement is $ratio_bulk x this"
+    for kind in $kinds; do
+        printf '  %-10s connections=%s  %8s/s  %5s us of the server per row\n' "${kind%_*}" "${kind#*_}" "$(value "bulk_${kind}_per_s")" "$(value "bulk_${kind}_mysql_us")"
+    done
+    echo "processor us per gift   settle $(per_gift "$settle_ms"), mysql $(per_gift "$mysql_ms") (one transaction a gift: $(value one_txn_mysql_us)), kafka $(per_gift "$kafka_ms"), redis $(per_gift "$redis_ms")"
 fi
