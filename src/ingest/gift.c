@@ -384,7 +384,7 @@ static void prepare_reserve(struct gift *gift)
     len = gf_command_fp_text(command, text);
     gf_sha256(text, len, digest);
     memcpy(command->fp, digest, sizeof(command->fp));
-    gf_random_bytes(nonce, sizeof(nonce));
+    gf_ingest_random(gift->ingest, nonce, sizeof(nonce));
     gift->reserve.user_id = command->user_id;
     gift->reserve.request_id = command->request_id;
     hex16(gift->reserve.fp, command->fp);

@@ -197,6 +197,8 @@ struct gf_ingest {
     struct gf_pins *pins;
     struct gf_limiter *limiter;
     struct gf_lag *lag;
+    uint8_t random[4096]; /* drawn ahead, see gf_ingest_random */
+    size_t random_left;
     struct gf_buf scratch; /* for encoding a record; empty between calls */
     struct gf_balance_rules rules;
     char commands_topic[GF_TOPIC_MAX], catalogue_topic[GF_TOPIC_MAX];
@@ -207,6 +209,9 @@ struct gf_ingest {
     bool closing;  /* the drain's time is over: callbacks answer 503 and start nothing */
     int64_t epoch; /* shorthand for config->redis_epoch */
 };
+
+/* Random bytes for names that must be unique, not secret: drawn from the kernel 4 KiB at a time. */
+void gf_ingest_random(struct gf_ingest *ingest, void *bytes, size_t len);
 
 /* The opaque pointer of a produced command, embedded in the caller's struct. (Catalogue notices have none.) */
 struct gf_produced {

@@ -29,12 +29,23 @@ static bool traceparent_valid(struct gf_slice text)
            lower_hex(text.ptr + 36, 16, &zero_span) && !zero_span && lower_hex(text.ptr + 53, 2, &zero);
 }
 
-static void traceparent_make(char text_r[TRACEPARENT_LEN])
+void gf_ingest_random(struct gf_ingest *ingest, void *bytes, size_t len)
+{
+    GF_ASSERT(len <= sizeof(ingest->random));
+    if (ingest->random_left < len) {
+        gf_random_bytes(ingest->random, sizeof(ingest->random));
+        ingest->random_left = sizeof(ingest->random);
+    }
+    ingest->random_left -= len;
+    memcpy(bytes, ingest->random + ingest->random_left, len);
+}
+
+static void traceparent_make(struct gf_ingest *ingest, char text_r[TRACEPARENT_LEN])
 {
     static const char digits[] = "0123456789abcdef";
     uint8_t random[24];
 
-    gf_random_bytes(random, sizeof(random));
+    gf_ingest_random(ingest, random, sizeof(random));
     random[0] |= 1; /* neither id may be zero */
     random[16] |= 1;
     memcpy(text_r, "00-", 3);
@@ -77,7 +88,7 @@ enum gf_class gf_ingest_produce(struct gf_ingest *ingest, const struct gf_comman
     if (traceparent.ptr && traceparent_valid(traceparent))
         memcpy(trace, traceparent.ptr, sizeof(trace));
     else
-        traceparent_make(trace);
+        traceparent_make(ingest, trace);
     gf_buf_reset(&ingest->scratch);
     gf_command_encode(command, &ingest->scratch);
     GF_ASSERT(gf_buf_ok(&ingest->scratch));

@@ -2,8 +2,6 @@
 /* Arguments and replies of the balance scripts; see gf/balance.h. */
 #include "gf/balance.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "gf/num.h"
@@ -15,31 +13,62 @@
 
 /* ---- keys ---- */
 
+/* Keys and numbers are written by hand: formatted printing would cost as much as the rest of a call. */
+static char *put_i64(char *at, int64_t value)
+{
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    char digits[20];
+    size_t n = 0;
+
+    if (value < 0)
+        *at++ = '-';
+    do
+        digits[n++] = (char)('0' + rest % 10);
+    while ((rest /= 10) > 0);
+    while (n > 0)
+        *at++ = digits[--n];
+    return at;
+}
+
+static char *put_text(char *at, const char *text, size_t len)
+{
+    memcpy(at, text, len);
+    return at + len;
+}
+
+/* "gf<E>:{u:<id>}:": at most 47 bytes, so that what follows fits as well. */
+static char *put_user(char *at, int64_t epoch, int64_t user_id)
+{
+    at = put_text(at, "gf", 2);
+    at = put_i64(at, epoch);
+    at = put_text(at, ":{u:", 4);
+    at = put_i64(at, user_id);
+    return put_text(at, "}:", 2);
+}
+
 size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id)
 {
-    int len = snprintf(key_r, GF_KEY_MAX, "gf%" PRId64 ":{u:%" PRId64 "}:w", epoch, user_id);
+    char *at = put_user(key_r, epoch, user_id);
 
-    GF_ASSERT(len > 0 && len < GF_KEY_MAX);
-    return (size_t)len;
+    *at++ = 'w';
+    *at = '\0';
+    return (size_t)(at - key_r);
 }
 
 size_t gf_key_marker(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const struct gf_uuid *request_id)
 {
-    char id[GF_UUID_TEXT + 1];
-    int len;
+    char *at = put_text(put_user(key_r, epoch, user_id), "q:", 2);
 
-    gf_uuid_format(request_id, id);
-    len = snprintf(key_r, GF_KEY_MAX, "gf%" PRId64 ":{u:%" PRId64 "}:q:%s", epoch, user_id, id);
-    GF_ASSERT(len > 0 && len < GF_KEY_MAX);
-    return (size_t)len;
+    gf_uuid_format(request_id, at);
+    return (size_t)(at - key_r) + GF_UUID_TEXT;
 }
 
 size_t gf_key_click(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const char *fp)
 {
-    int len = snprintf(key_r, GF_KEY_MAX, "gf%" PRId64 ":{u:%" PRId64 "}:d:%s", epoch, user_id, fp);
+    char *at = put_text(put_text(put_user(key_r, epoch, user_id), "d:", 2), fp, GF_FP_TEXT);
 
-    GF_ASSERT(len > 0 && len < GF_KEY_MAX);
-    return (size_t)len;
+    *at = '\0';
+    return (size_t)(at - key_r);
 }
 
 void gf_balance_rules_init(struct gf_balance_rules *rules_r, const struct gf_config *config)
@@ -82,7 +111,7 @@ static void add_i64(struct call *call, int64_t value)
     char *text = call->number[call->numbers++];
 
     GF_ASSERT(call->numbers <= GF_COUNT(call->number));
-    add(call, text, (size_t)snprintf(text, NUMBER_MAX, "%" PRId64, value));
+    add(call, text, (size_t)(put_i64(text, value) - text));
 }
 
 /* Keys and id of the scripts about one request. */
@@ -146,15 +175,18 @@ bool gf_balance_reserve_reply(const struct gf_reply *reply, struct gf_reserve_re
 
 void gf_balance_accept(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request)
 {
-    char key[GF_KEY_MAX], value[128], ttl[NUMBER_MAX];
+    char key[GF_KEY_MAX], value[128], ttl[NUMBER_MAX], *at = value;
     size_t key_len = gf_key_marker(key, rules->epoch, request->user_id, &request->request_id);
-    int len = snprintf(value, sizeof(value), "A %s %" PRId64 " %" PRId64 " 0 %s", request->fp, request->price,
-                       request->quantity, request->nonce);
-    int ttl_len = snprintf(ttl, sizeof(ttl), "%" PRId64, rules->marker_ttl_ms);
-    struct gf_redis_arg set[] = {{"SET", 3}, {key, key_len}, {value, (size_t)len},
-                                 {"XX", 2},  {"PX", 2},      {ttl, (size_t)ttl_len}};
+    size_t ttl_len = (size_t)(put_i64(ttl, rules->marker_ttl_ms) - ttl);
+    struct gf_redis_arg set[] = {{"SET", 3}, {key, key_len}, {value, 0}, {"XX", 2}, {"PX", 2}, {ttl, ttl_len}};
 
-    GF_ASSERT(len > 0 && (size_t)len < sizeof(value));
+    at = put_text(put_text(at, "A ", 2), request->fp, GF_FP_TEXT);
+    *at++ = ' ';
+    at = put_i64(at, request->price);
+    *at++ = ' ';
+    at = put_i64(at, request->quantity);
+    at = put_text(put_text(at, " 0 ", 3), request->nonce, GF_FP_TEXT);
+    set[2].len = (size_t)(at - value);
     if (gf_redis_command(redis, set, GF_COUNT(set), NULL, NULL) != GF_OK)
         return; /* harmless: the lease runs out and settlement dedupes */
 }
