@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Database threads of ingest against a server that is there, gone, silent and back; and the limiter of one process. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "ingest/ingest.h"
+#include "mariadb.h"
+
+#define JOBS 200
+
+struct count_job {
+    struct gf_job job;
+    int64_t value, seconds;
+    enum gf_class class;
+    bool done;
+};
+
+static struct mariadb mysql;
+static struct gf_config config;
+static struct gf_loop *loop;
+static struct gf_db *db;
+static int left; /* on_done not seen yet */
+
+static enum gf_class run_job(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
+{
+    struct count_job *count = (struct count_job *)(void *)job;
+    struct gf_sql_result *result = NULL;
+    enum gf_class class = gf_sql_queryf(sql, &result, error_r, "SELECT %lld + SLEEP(%lld)", (long long)count->value,
+                                        (long long)count->seconds);
+
+    if (class != GF_OK)
+        return class;
+    if (gf_sql_next(result))
+        count->value = -gf_sql_i64(result, 0);
+    gf_sql_result_free(&result);
+    return GF_OK;
+}
+
+static void on_done(struct gf_job *job, enum gf_class class, const struct gf_error *error)
+{
+    struct count_job *count = (struct count_job *)(void *)job;
+
+    assert_false(count->done); /* exactly once */
+    assert_true(class == GF_OK || error->text[0] != '\0');
+    count->done = true;
+    count->class = class;
+    if (--left == 0)
+        gf_loop_stop(loop);
+}
+
+static void on_deadline(void *ctx)
+{
+    (void)ctx;
+    fail_msg("nothing came in 60 s");
+}
+
+static void run_loop(void)
+{
+    struct gf_timer *guard = gf_timer_start(loop, 60000, 0, on_deadline, NULL);
+
+    gf_loop_run(loop);
+    gf_timer_close(&guard);
+}
+
+static enum gf_class submit(struct count_job *count, int64_t value, int64_t seconds)
+{
+    enum gf_class class;
+
+    *count = (struct count_job){.job = {.run = run_job, .on_done = on_done}, .value = value, .seconds = seconds};
+    class = gf_db_submit(db, &count->job);
+    if (class == GF_OK)
+        left++;
+    return class;
+}
+
+static void look_up(void *ctx)
+{
+    if (gf_db_up(db) == *(bool *)ctx)
+        gf_loop_stop(loop);
+}
+
+static void wait_until_up_is(bool up)
+{
+    struct gf_timer *timer = gf_timer_start(loop, 1, 10, look_up, &up);
+
+    run_loop();
+    gf_timer_close(&timer);
+}
+
+static void jobs_run_on_threads_and_end_on_the_loop(void **state)
+{
+    static struct count_job jobs[JOBS];
+
+    (void)state;
+    wait_until_up_is(true);
+    for (int i = 0; i < JOBS; i++)
+        assert_int_equal(submit(&jobs[i], i + 1, 0), GF_OK);
+    assert_int_equal(gf_db_pending(db), JOBS);
+    run_loop();
+    for (int i = 0; i < JOBS; i++) {
+        assert_int_equal(jobs[i].class, GF_OK);
+        assert_int_equal(jobs[i].value, -(i + 1));
+    }
+    assert_int_equal(gf_db_pending(db), 0);
+}
+
+static void a_full_queue_refuses(void **state)
+{
+    static struct count_job jobs[JOBS];
+    int taken = 0;
+
+    (void)state;
+    config.ingest_db_queue = 4;
+    while (taken < JOBS && submit(&jobs[taken], 1, 1) == GF_OK)
+        taken++;
+    assert_in_range(taken, 4, 4 + config.ingest_db_threads); /* waiting, and perhaps already running */
+    config.ingest_db_queue = 1000;
+    run_loop();
+}
+
+static void a_job_is_not_started_after_its_deadline(void **state)
+{
+    static struct count_job busy[2], late;
+
+    (void)state;
+    assert_int_equal(submit(&busy[0], 1, 2), GF_OK);
+    assert_int_equal(submit(&busy[1], 1, 2), GF_OK);
+    late =
+        (struct count_job){.job = {.run = run_job, .on_done = on_done, .deadline_ms = gf_clock_mono_ms()}, .value = 7};
+    assert_int_equal(gf_db_submit(db, &late.job), GF_OK);
+    left++;
+    run_loop();
+    if (late.class == GF_RETRY)
+        assert_int_equal(late.value, 7); /* told so while both threads were busy, and never run */
+    else
+        assert_int_equal(late.value, -7); /* a thread was free at once */
+}
+
+static void a_lost_server_is_told_at_once_and_found_again(void **state)
+{
+    static struct count_job running[2], waiting, after;
+
+    (void)state;
+    assert_int_equal(submit(&running[0], 1, 30), GF_OK);
+    assert_int_equal(submit(&running[1], 1, 30), GF_OK);
+    assert_int_equal(submit(&waiting, 1, 0), GF_OK);
+    mariadb_kill(&mysql);
+    run_loop();
+    assert_int_equal(running[0].class, GF_RETRY);
+    assert_int_equal(running[1].class, GF_RETRY);
+    assert_int_equal(waiting.class, GF_RETRY);
+    wait_until_up_is(false);
+    assert_int_equal(submit(&after, 1, 0), GF_RETRY);
+    mariadb_launch(&mysql);
+    wait_until_up_is(true);
+    assert_int_equal(submit(&after, 5, 0), GF_OK);
+    run_loop();
+    assert_int_equal(after.value, -5);
+}
+
+static void a_stop_ends_every_job(void **state)
+{
+    static struct count_job jobs[20];
+
+    (void)state;
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(submit(&jobs[i], i + 1, i < 2 ? 1 : 0), GF_OK);
+    gf_db_stop(&db);
+    assert_null(db);
+    assert_int_equal(left, 0);
+    for (int i = 0; i < 20; i++) {
+        assert_true(jobs[i].done);
+        assert_true(jobs[i].class == GF_RETRY || jobs[i].value == -(i + 1)); /* told no, or really run */
+    }
+}
+
+static void the_limiter_counts_per_user_and_second(void **state)
+{
+    struct gf_limiter *limiter = gf_limiter_create(2, 500);
+    const char *fp = "0123456789abcdef", *other = "fedcba9876543210";
+
+    (void)state;
+    assert_int_equal(gf_limiter_check(limiter, 1, NULL, 10000), GF_LIMITED_NO);
+    assert_int_equal(gf_limiter_check(limiter, 1, NULL, 10999), GF_LIMITED_NO);
+    assert_int_equal(gf_limiter_check(limiter, 1, NULL, 10999), GF_LIMITED_RATE);
+    assert_int_equal(gf_limiter_check(limiter, 2, NULL, 10999), GF_LIMITED_NO);
+    assert_int_equal(gf_limiter_check(limiter, 1, NULL, 11000), GF_LIMITED_NO);
+    assert_int_equal(gf_limiter_check(limiter, 3, fp, 20000), GF_LIMITED_NO);
+    assert_int_equal(gf_limiter_check(limiter, 3, fp, 20499), GF_LIMITED_DOUBLE_CLICK);
+    assert_int_equal(gf_limiter_check(limiter, 3, other, 20499), GF_LIMITED_NO);
+    assert_int_equal(gf_limiter_check(limiter, 3, other, 21000), GF_LIMITED_NO);
+    gf_limiter_destroy(&limiter);
+    assert_null(limiter);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    mariadb_start(&mysql);
+    config = mysql.config;
+    config.ingest_db_threads = 2;
+    config.ingest_db_queue = 1000;
+    config.ingest_request_timeout = 60000;
+    config.mysql_read_timeout = 60000;
+    loop = gf_loop_create();
+    db = gf_db_start(loop, &config);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    gf_db_stop(&db);
+    gf_loop_destroy(&loop);
+    mariadb_stop(&mysql);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(jobs_run_on_threads_and_end_on_the_loop),
+        cmocka_unit_test(a_full_queue_refuses),
+        cmocka_unit_test(a_job_is_not_started_after_its_deadline),
+        cmocka_unit_test(a_lost_server_is_told_at_once_and_found_again),
+        cmocka_unit_test(a_stop_ends_every_job),
+        cmocka_unit_test(the_limiter_counts_per_user_and_second),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
