@@ -118,6 +118,83 @@ static void a_silent_server_is_left_at_the_deadline(void **state)
     redis_server_stop(&own);
 }
 
+/* One command to a server of the test's own. */
+static void tell(struct redis_server *own, const struct gf_redis_arg *args, size_t count)
+{
+    struct gf_redis_sync *link = NULL;
+    struct gf_reply *reply = NULL;
+    struct gf_error error;
+
+    assert_int_equal(gf_redis_sync_connect(&own->config, &link, &error), GF_OK);
+    gf_redis_sync_command(link, args, count);
+    assert_int_equal(gf_redis_sync_reply(link, &reply, &error), GF_OK);
+    assert_int_equal(gf_reply_type(reply), GF_REPLY_STATUS);
+    gf_reply_free(&reply);
+    gf_redis_sync_close(&link);
+}
+
+static void write_password(const struct gf_config *config, const char *password)
+{
+    FILE *file = fopen(config->redis_password_file, "w");
+
+    assert_non_null(file);
+    assert_true(fputs(password, file) >= 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void a_password_is_sent_and_read_anew_for_each_connect(void **state)
+{
+    struct gf_redis_arg require[] = {{"CONFIG", 6}, {"SET", 3}, {"requirepass", 11}, {"open sesame", 11}};
+    struct gf_redis_sync *blocking = NULL;
+    struct redis_server own;
+    struct gf_redis *link;
+    struct gf_timer *soon;
+    struct gf_error error;
+
+    (void)state;
+    redis_server_init(&own);
+    redis_server_launch(&own);
+    tell(&own, require, GF_COUNT(require));
+    assert_int_equal(gf_redis_sync_connect(&own.config, &blocking, &error), GF_RETRY);
+    snprintf(own.config.redis_password_file, sizeof(own.config.redis_password_file), "%s/password", own.dir);
+    write_password(&own.config, "wrong");
+    up_calls = 0;
+    link = gf_redis_create(loop, &own.config, on_up, NULL);
+    soon = gf_timer_start(loop, 300, 0, stop_loop, NULL);
+    run_loop();
+    gf_timer_close(&soon);
+    assert_false(gf_redis_up(link));
+    write_password(&own.config, "open sesame");
+    run_loop();
+    assert_int_equal(up_calls, 1);
+    assert_int_equal(gf_redis_sync_connect(&own.config, &blocking, &error), GF_OK);
+    gf_redis_sync_close(&blocking);
+    gf_redis_close(&link);
+    (void)unlink(own.config.redis_password_file);
+    redis_server_stop(&own);
+}
+
+static void a_server_that_became_a_replica_is_left(void **state)
+{
+    struct gf_redis_arg replica[] = {{"REPLICAOF", 9}, {"127.0.0.1", 9}, {"1", 1}};
+    struct gf_redis_arg set[] = {{"SET", 3}, {"x", 1}, {"y", 1}};
+    struct redis_server own;
+    struct gf_redis *link;
+
+    (void)state;
+    redis_server_init(&own);
+    redis_server_launch(&own);
+    up_calls = 0;
+    link = gf_redis_create(loop, &own.config, on_up, NULL);
+    run_loop();
+    tell(&own, replica, GF_COUNT(replica));
+    assert_int_equal(gf_redis_command(link, set, GF_COUNT(set), NULL, NULL), GF_OK);
+    run_loop(); /* until it is up again: the only way is through a new connection */
+    assert_int_equal(up_calls, 2);
+    gf_redis_close(&link);
+    redis_server_stop(&own);
+}
+
 static void what_is_in_flight_is_bounded(void **state)
 {
     struct gf_redis_arg ping[] = {{"PING", 4}};
@@ -168,6 +245,8 @@ int main(void)
         cmocka_unit_test(commands_in_flight_get_null_when_the_server_dies_and_the_link_comes_back),
         cmocka_unit_test(a_silent_server_is_left_at_the_deadline),
         cmocka_unit_test(what_is_in_flight_is_bounded),
+        cmocka_unit_test(a_password_is_sent_and_read_anew_for_each_connect),
+        cmocka_unit_test(a_server_that_became_a_replica_is_left),
         cmocka_unit_test(a_refused_port_and_a_bad_address_leave_the_link_down),
     };
 
