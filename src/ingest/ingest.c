@@ -108,6 +108,7 @@ static enum gf_class start_ports(struct gf_ingest *ingest, struct gf_error *erro
     opts.bind = config->ingest_admin_bind;
     opts.port = (int)config->ingest_admin_port;
     opts.connections_max = 256;
+    opts.origins = NULL; /* no page has business here */
     opts.count_metrics = false;
     class = gf_http_server_create(ingest->loop, &opts, gf_route_admin, ingest, &ingest->admin, error_r);
     if (class == GF_OK)
