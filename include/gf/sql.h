@@ -47,6 +47,22 @@ void gf_sql_result_free(struct gf_sql_result **result);
 /* Client-side escaped string literal with quotes, for free text of admins (names, reasons): the connection's charset rules. */
 void gf_sql_add_text(struct gf_sql *sql, struct gf_buf *out, const char *text, size_t len);
 
+/* One prepared statement for an array of rows in one round trip: the cheapest way to write thousands (no text to parse).
+ * Rows are structs of the caller: each ? of the statement has a column here that says where its value stands. Belongs to its
+ * connection: close it first. A failed run may have written some rows: roll back. */
+struct gf_sql_column {
+    size_t offset;      /* of an int64_t, or of `bytes` bytes */
+    size_t bytes;       /* 0: int64_t */
+    size_t null_offset; /* of a bool that means NULL; 0: never NULL */
+};
+struct gf_sql_bulk;
+/* REJECT also where server or client library has no such protocol (MySQL): write text instead. */
+GF_NODISCARD enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const char *text, const struct gf_sql_column *columns,
+                                            size_t count, struct gf_sql_bulk **bulk_r, struct gf_error *error_r);
+GF_NODISCARD enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t row_size, size_t count,
+                                           int64_t *affected_r, struct gf_error *error_r);
+void gf_sql_bulk_close(struct gf_sql_bulk **bulk); /* NULL-safe */
+
 GF_NODISCARD enum gf_class gf_sql_begin(struct gf_sql *sql, struct gf_error *error_r);
 /* Any failure is UNCERTAIN: the answer is only `SELECT .. FROM progress .. FOR UPDATE` on a primary (F7). */
 GF_NODISCARD enum gf_class gf_sql_commit(struct gf_sql *sql, struct gf_error *error_r);

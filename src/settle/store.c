@@ -21,14 +21,22 @@ struct store *store_create(const struct gf_config *config)
     store->catalogue = catalogue_create(config);
     store->sha = gf_sha256_create();
     gf_buf_init(&store->text, STATEMENT_MAX);
+    store->rows = gf_xcalloc((size_t)config->settle_batch, sizeof(store->rows[0]));
     return store;
+}
+
+void store_disconnect(struct store *store)
+{
+    store_close_bulk(store);
+    gf_sql_close(&store->sql);
 }
 
 void store_destroy(struct store **store)
 {
     if (*store == NULL)
         return;
-    gf_sql_close(&(*store)->sql);
+    store_disconnect(*store);
+    free((*store)->rows);
     catalogue_destroy(&(*store)->catalogue);
     gf_sha256_destroy(&(*store)->sha);
     gf_buf_free(&(*store)->text);
@@ -47,12 +55,14 @@ enum gf_class store_ready(struct store *store, struct gf_error *error_r)
 
     if (store->sql != NULL && !gf_sql_lost(store->sql))
         return GF_OK;
-    gf_sql_close(&store->sql);
+    store_disconnect(store);
     class = gf_sql_connect(store->config, GF_SQL_SETTLE, &store->sql, error_r);
+    if (class == GF_OK)
+        class = store_open_bulk(store, error_r);
     if (class == GF_OK)
         class = catalogue_load(store->catalogue, store->sql, error_r);
     if (class != GF_OK)
-        gf_sql_close(&store->sql);
+        store_disconnect(store);
     store->pinged_ms = gf_clock_mono_ms();
     return class;
 }

@@ -115,7 +115,7 @@ enum gf_class store_lookup(struct store *store, const struct claim *claim, int64
     struct gf_sql_result *result = NULL;
     enum gf_class class;
 
-    gf_sql_close(&store->sql); /* whatever its state: the old session must not answer */
+    store_disconnect(store); /* whatever its state: the old session must not answer */
     class = store_ready(store, error_r);
     if (class == GF_OK)
         class = set_lock_wait(store, TAKE_OVER_WAIT_S, error_r); /* the old session may still hold its locks */

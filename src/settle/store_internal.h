@@ -11,10 +11,19 @@
 #define CREDITS_PER_UPDATE 500
 #define PAYLOAD_MAX (1u << 20) /* of a dead letter */
 
+/* A row for a bulk statement: numbers in the order of its ?s. */
+struct store_row {
+    int64_t n[19];
+    uint8_t request_id[16], ref[16], fp[BATCH_FP];
+    bool no_ref;
+};
+
 struct store {
     const struct gf_config *config;
     struct gf_sql *sql;
     struct catalogue *catalogue;
+    struct gf_sql_bulk *insert_trades, *update_wallets; /* NULL: this server takes text only */
+    struct store_row *rows;                             /* [settle.batch], for those two */
     struct gf_buf text;
     struct gf_sha256_ctx *sha;
     int64_t pinged_ms;
@@ -22,6 +31,12 @@ struct store {
 
 /* Runs store->text; OK only if exactly `rows` rows were affected (-1: any number). */
 enum gf_class store_run(struct store *store, int64_t rows, struct gf_error *error_r);
+
+/* store_write.c: prepares the bulk statements on a new connection; closes them before it is closed. */
+enum gf_class store_open_bulk(struct store *store, struct gf_error *error_r);
+void store_close_bulk(struct store *store);
+/* Closes the connection with all that belongs to it. */
+void store_disconnect(struct store *store);
 
 /* store_write.c: what a planned batch writes, in this order. */
 enum gf_class store_write(struct store *store, struct batch *batch, int32_t log, struct gf_error *error_r);

@@ -1,9 +1,104 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a planned batch writes inside its transaction: trade rows, dead letters, wallets, credits. */
+/* What a planned batch writes inside its transaction: trade rows, dead letters, wallets, credits. Trades and wallets go as
+ * arrays of rows where the server takes them (MariaDB), else as text; the effect is the same. */
 #include <inttypes.h>
+#include <stddef.h>
 
 #include "gf/clock.h"
 #include "store_internal.h"
+
+#define TRADE_COLUMNS                                                                                        \
+    "log, off, user_id, request_id, kind, outcome, amount, debt_delta, seq, balance_after, prev_log, prev_off, gift_id, " \
+    "gift_type, quantity, price, receiver_id, room_id, host_coins, ref, fp, ts_ms"
+
+#define NUMBER(i) {.offset = offsetof(struct store_row, n) + (i) * sizeof(int64_t)}
+#define BYTES(field) {.offset = offsetof(struct store_row, field), .bytes = sizeof(((struct store_row *)NULL)->field)}
+
+static const struct gf_sql_column trade_columns[] = {
+    NUMBER(0),  NUMBER(1),  NUMBER(2),  BYTES(request_id), NUMBER(3),  NUMBER(4),  NUMBER(5),  NUMBER(6),
+    NUMBER(7),  NUMBER(8),  NUMBER(9),  NUMBER(10),        NUMBER(11), NUMBER(12), NUMBER(13), NUMBER(14),
+    NUMBER(15), NUMBER(16), NUMBER(17),
+    {.offset = offsetof(struct store_row, ref), .bytes = 16, .null_offset = offsetof(struct store_row, no_ref)},
+    BYTES(fp),  NUMBER(18),
+};
+static const struct gf_sql_column wallet_columns[] = {NUMBER(0), NUMBER(1), NUMBER(2), NUMBER(3), NUMBER(4),
+                                                      NUMBER(5), NUMBER(6), NUMBER(7), NUMBER(8), NUMBER(9)};
+
+enum gf_class store_open_bulk(struct store *store, struct gf_error *error_r)
+{
+    enum gf_class class;
+
+    class = gf_sql_bulk_open(store->sql,
+                             "INSERT INTO trade (" TRADE_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                             trade_columns, GF_COUNT(trade_columns), &store->insert_trades, error_r);
+    if (class == GF_OK)
+        class = gf_sql_bulk_open(store->sql,
+                                 "UPDATE wallet SET balance=?, debt=?, ver=?, total_recharged=?, total_spent=?, last_log=?, "
+                                 "last_off=?, status=?, updated_ms=? WHERE user_id=?",
+                                 wallet_columns, GF_COUNT(wallet_columns), &store->update_wallets, error_r);
+    if (class == GF_REJECT) { /* no such protocol: text does the same */
+        store_close_bulk(store);
+        class = GF_OK;
+    }
+    return class;
+}
+
+void store_close_bulk(struct store *store)
+{
+    gf_sql_bulk_close(&store->insert_trades);
+    gf_sql_bulk_close(&store->update_wallets);
+}
+
+/* Like store_run: the affected count must be exact. */
+static enum gf_class run_bulk(struct store *store, struct gf_sql_bulk *bulk, int rows, struct gf_error *error_r)
+{
+    int64_t affected = -1;
+    enum gf_class class =
+        gf_sql_bulk_run(bulk, store->rows, sizeof(store->rows[0]), (size_t)rows, &affected, error_r);
+
+    if (class == GF_OK && affected != rows)
+        return gf_fail(error_r, GF_FATAL, 0, "bulk statement: %" PRId64 " rows affected, not %d", affected, rows);
+    return class;
+}
+
+static void fill_trade(struct store_row *row, int32_t log, const struct gf_trade *trade)
+{
+    const int64_t numbers[] = {log,
+                               trade->off,
+                               trade->user_id,
+                               trade->kind,
+                               trade->outcome,
+                               trade->amount,
+                               trade->debt_delta,
+                               trade->seq,
+                               trade->balance_after,
+                               trade->prev_log,
+                               trade->prev_off,
+                               trade->gift_id,
+                               trade->gift_type,
+                               trade->quantity,
+                               trade->price,
+                               trade->receiver_id,
+                               trade->room_id,
+                               trade->host_coins,
+                               trade->ts_ms};
+
+    _Static_assert(GF_COUNT(numbers) == GF_COUNT(row->n), "one number for each ?");
+    memcpy(row->n, numbers, sizeof(numbers));
+    memcpy(row->request_id, trade->request_id.b, sizeof(row->request_id));
+    memcpy(row->ref, trade->ref.b, sizeof(row->ref));
+    memcpy(row->fp, trade->fp, sizeof(row->fp));
+    row->no_ref = !trade->has_ref;
+}
+
+static enum gf_class bulk_trades(struct store *store, const struct batch *batch, int32_t log, struct gf_error *error_r)
+{
+    int rows = batch->plan.trade_count;
+
+    for (int i = 0; i < rows; i++)
+        fill_trade(&store->rows[i], log, &batch->plan.trades[i]);
+    return rows > 0 ? run_bulk(store, store->insert_trades, rows, error_r) : GF_OK;
+}
 
 static void add_number(struct gf_buf *text, int64_t value)
 {
@@ -53,10 +148,7 @@ static enum gf_class write_trades(struct store *store, const struct batch *batch
     for (int i = 0; i < batch->plan.trade_count && class == GF_OK; i++) {
         if (rows == 0) {
             gf_buf_reset(&store->text);
-            gf_buf_adds(&store->text,
-                        "INSERT INTO trade (log, off, user_id, request_id, kind, outcome, amount, debt_delta, seq, "
-                        "balance_after, prev_log, prev_off, gift_id, gift_type, quantity, price, receiver_id, room_id, "
-                        "host_coins, ref, fp, ts_ms) VALUES ");
+            gf_buf_adds(&store->text, "INSERT INTO trade (" TRADE_COLUMNS ") VALUES ");
         }
         gf_buf_adds(&store->text, rows++ > 0 ? "," : "");
         add_trade(&store->text, log, &batch->plan.trades[i]);
@@ -139,6 +231,23 @@ static void add_wallet(struct gf_buf *text, const struct gf_wallet *wallet, bool
     }
 }
 
+static enum gf_class bulk_wallets(struct store *store, const struct batch *batch, struct gf_error *error_r)
+{
+    int64_t now_ms = gf_clock_real_ms();
+    int rows = 0;
+
+    for (int i = 0; i < batch->wallet_count; i++) {
+        const struct gf_wallet *wallet = &batch->wallets[i];
+        const int64_t numbers[] = {wallet->balance,     wallet->debt,     wallet->ver,      wallet->total_recharged,
+                                   wallet->total_spent, wallet->last_log, wallet->last_off, wallet->status,
+                                   now_ms,              wallet->user_id};
+
+        if (wallet->dirty)
+            memcpy(store->rows[rows++].n, numbers, sizeof(numbers));
+    }
+    return rows > 0 ? run_bulk(store, store->update_wallets, rows, error_r) : GF_OK;
+}
+
 /* A join cannot create a row by mistake, and each changed row has a new ver: the affected count must be exact. */
 static enum gf_class write_wallets(struct store *store, const struct batch *batch, struct gf_error *error_r)
 {
@@ -202,11 +311,12 @@ static enum gf_class write_credits(struct store *store, const struct batch *batc
 
 enum gf_class store_write(struct store *store, struct batch *batch, int32_t log, struct gf_error *error_r)
 {
-    enum gf_class class = write_trades(store, batch, log, error_r);
+    enum gf_class class = store->insert_trades != NULL ? bulk_trades(store, batch, log, error_r)
+                                                       : write_trades(store, batch, log, error_r);
 
     if (class == GF_OK)
         class = write_dead_letters(store, batch, log, error_r);
     if (class == GF_OK)
-        class = write_wallets(store, batch, error_r);
+        class = store->update_wallets != NULL ? bulk_wallets(store, batch, error_r) : write_wallets(store, batch, error_r);
     return class == GF_OK ? write_credits(store, batch, error_r) : class;
 }

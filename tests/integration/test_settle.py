@@ -502,7 +502,14 @@ def test_it_waits_for_its_parts_at_the_start(rough):
     rough.kill("mysql")
     rough.dev("start", "settle-1", "--no-wait")
     rough._read_env()
-    wait_until(lambda: rough.http("GET", "/healthz", base=rough.ops_url("settle-1"))[0] == 200, what="the operations port")
+
+    def alive():
+        try:
+            return rough.http("GET", "/healthz", base=rough.ops_url("settle-1"), timeout=5)[0] == 200
+        except OSError:
+            return False
+
+    wait_until(alive, what="the operations port")
     assert not rough.is_ready("settle-1")
     rough.start("mysql")
     wait_until(lambda: rough.is_ready("settle-1"), 60, "ready")

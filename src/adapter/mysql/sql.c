@@ -2,7 +2,6 @@
 /* One MySQL/MariaDB connection by the client library's blocking calls. See gf/sql.h for the contract.
  * Owns the handle and its results. One thread per connection. Only API that MariaDB Connector/C and Oracle's libmysqlclient
  * share is used; errors are told apart by number, never by text (texts differ between servers and versions). */
-#include <mysql.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +9,7 @@
 #include "gf/log.h"
 #include "gf/metrics.h"
 #include "gf/num.h"
-#include "gf/sql.h"
+#include "sql_internal.h"
 
 #define STATEMENT_MAX (16u << 20) /* of gf_sql_execf and gf_sql_queryf; large statements are built in a gf_buf */
 
@@ -20,11 +19,6 @@ enum {
     CLIENT_FIRST = 2000, /* 2000..2999: raised by the client library */
     CLIENT_LAST = 2999,
     CLIENT_PACKET_TOO_LARGE = 2020,
-};
-
-struct gf_sql {
-    MYSQL my;
-    bool lost;
 };
 
 struct gf_sql_result {
@@ -117,9 +111,8 @@ static struct error_row classify(int number)
     return row;
 }
 
-static enum gf_class fail(struct gf_sql *sql, struct gf_error *error_r)
+enum gf_class gf_sql_fail(struct gf_sql *sql, int number, const char *text, struct gf_error *error_r)
 {
-    int number = (int)mysql_errno(&sql->my);
     struct error_row row = classify(number);
 
     if (number == 0) { /* a failure without a number: nothing is known about the connection any more */
@@ -130,7 +123,12 @@ static enum gf_class fail(struct gf_sql *sql, struct gf_error *error_r)
         sql->lost = true;
         gf_metric_add(GF_M_MYSQL_DOWN, 1);
     }
-    return gf_fail(error_r, row.class, number, "mysql %d: %.180s", number, mysql_error(&sql->my));
+    return gf_fail(error_r, row.class, number, "mysql %d: %.180s", number, text);
+}
+
+static enum gf_class fail(struct gf_sql *sql, struct gf_error *error_r)
+{
+    return gf_sql_fail(sql, (int)mysql_errno(&sql->my), mysql_error(&sql->my), error_r);
 }
 
 void gf_sql_library_init(void)

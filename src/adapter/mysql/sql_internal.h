@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* What the files of this folder share. */
+#include <mysql.h>
+
+#include "gf/sql.h"
+
+struct gf_sql {
+    MYSQL my;
+    bool lost;
+};
+
+/* Classifies an error by its number and marks the connection lost where it is. */
+enum gf_class gf_sql_fail(struct gf_sql *sql, int number, const char *text, struct gf_error *error_r);
