@@ -55,12 +55,17 @@ struct gf_sql_column {
     size_t bytes;       /* 0: int64_t */
     size_t null_offset; /* of a bool that means NULL; 0: never NULL */
 };
+struct gf_sql_bulk_spec {
+    const char *text;
+    const struct gf_sql_column *columns; /* one for each ? */
+    size_t count, row_size;
+};
 struct gf_sql_bulk;
 /* REJECT also where server or client library has no such protocol (MySQL): write text instead. */
-GF_NODISCARD enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const char *text, const struct gf_sql_column *columns,
-                                            size_t count, struct gf_sql_bulk **bulk_r, struct gf_error *error_r);
-GF_NODISCARD enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t row_size, size_t count,
-                                           int64_t *affected_r, struct gf_error *error_r);
+GF_NODISCARD enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const struct gf_sql_bulk_spec *spec,
+                                            struct gf_sql_bulk **bulk_r, struct gf_error *error_r);
+GF_NODISCARD enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t count, int64_t *affected_r,
+                                           struct gf_error *error_r);
 void gf_sql_bulk_close(struct gf_sql_bulk **bulk); /* NULL-safe */
 
 GF_NODISCARD enum gf_class gf_sql_begin(struct gf_sql *sql, struct gf_error *error_r);

@@ -94,11 +94,13 @@ void lane_compare_partitions(struct lane *lane)
 
 static enum gf_class claim(struct lane *lane, int32_t partition, enum claimed *claimed_r, struct gf_error *error_r)
 {
+    const struct claim_request request = {
+        .topic = lane->shared->topic, .partition = partition, .owner = lane->shared->owner};
     struct part *part = lane_part(lane, partition);
     enum gf_class class = GF_RETRY;
 
     for (int i = 0; i < CLAIM_TRIES && class != GF_OK; i++)
-        class = store_claim(lane->store, lane->shared->topic, partition, lane->shared->owner, &part->claim, claimed_r, error_r);
+        class = store_claim(lane->store, &request, &part->claim, claimed_r, error_r);
     return class;
 }
 

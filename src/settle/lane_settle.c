@@ -223,10 +223,11 @@ static void send_trade(void *ctx, const struct gf_trade *trade)
 
 static void make_again(struct lane *lane, struct part *part, struct tracker *tracker, int64_t from, int64_t next)
 {
+    const struct store_range range = {.log = part->claim.log, .from = from, .to = next};
     struct sending sending = {.lane = lane, .tracker = tracker, .log = part->claim.log};
     struct gf_error error;
 
-    if (store_trades(lane->store, part->claim.log, from, next, send_trade, &sending, &error) == GF_OK) {
+    if (store_trades(lane->store, &range, send_trade, &sending, &error) == GF_OK) {
         notifier_close(lane->notifier, tracker);
         return;
     }
@@ -402,6 +403,7 @@ static bool recover(struct lane *lane, struct part *part)
 {
     int64_t step = lane->batch->max;
     struct republishing republishing = {.lane = lane};
+    struct store_range range;
     struct gf_error error;
     int64_t to;
 
@@ -412,7 +414,8 @@ static bool recover(struct lane *lane, struct part *part)
         return true;
     }
     to = part->recover_to - part->republish < step ? part->recover_to : part->republish + step;
-    if (store_wallets(lane->store, part->claim.log, part->republish, to, add_item, &republishing, &error) != GF_OK) {
+    range = (struct store_range){.log = part->claim.log, .from = part->republish, .to = to};
+    if (store_wallets(lane->store, &range, add_item, &republishing, &error) != GF_OK) {
         gf_log(GF_WARN, "wallets_not_republished", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
         return false;
     }

@@ -95,10 +95,18 @@ enum gf_class store_run(struct store *store, int64_t rows, struct gf_error *erro
     return class;
 }
 
+/* One run of the transaction. */
+struct attempt {
+    const struct claim *claim;
+    uint8_t hash[32]; /* of the batch before, then of this one */
+    bool fenced;
+};
+
 /* The fence: this row is locked until the end of the transaction, and every owner starts here. */
-static enum gf_class lock_progress(struct store *store, const struct batch *batch, const struct claim *claim,
-                                   uint8_t hash_r[32], bool *fenced_r, struct gf_error *error_r)
+static enum gf_class lock_progress(struct store *store, const struct batch *batch, struct attempt *attempt,
+                                   struct gf_error *error_r)
 {
+    const struct claim *claim = attempt->claim;
     struct gf_sql_result *result = NULL;
     enum gf_class class;
     const char *hash;
@@ -108,13 +116,14 @@ static enum gf_class lock_progress(struct store *store, const struct batch *batc
                           "SELECT next_offset, epoch, last_hash FROM progress WHERE log=%" PRId32 " FOR UPDATE", claim->log);
     if (class != GF_OK)
         return class;
-    *fenced_r = !gf_sql_next(result) || gf_sql_i64(result, 0) != batch->first_offset || gf_sql_i64(result, 1) != claim->epoch;
-    if (!*fenced_r) {
+    attempt->fenced =
+        !gf_sql_next(result) || gf_sql_i64(result, 0) != batch->first_offset || gf_sql_i64(result, 1) != claim->epoch;
+    if (!attempt->fenced) {
         hash = gf_sql_bytes(result, 2, &len);
         GF_ASSERT(hash == NULL || len == 32);
-        memset(hash_r, 0, 32); /* the first batch of a log follows 32 zero bytes */
+        memset(attempt->hash, 0, 32); /* the first batch of a log follows 32 zero bytes */
         if (hash != NULL)
-            memcpy(hash_r, hash, 32);
+            memcpy(attempt->hash, hash, 32);
     }
     gf_sql_result_free(&result);
     return GF_OK;
@@ -258,9 +267,10 @@ static void chain(struct store *store, const struct batch *batch, int32_t log, u
     gf_sha256_end(store->sha, hash);
 }
 
-static enum gf_class write_batch(struct store *store, const struct batch *batch, const struct claim *claim,
-                                 const uint8_t hash[32], struct gf_error *error_r)
+static enum gf_class write_batch(struct store *store, const struct batch *batch, const struct attempt *attempt,
+                                 struct gf_error *error_r)
 {
+    const struct claim *claim = attempt->claim;
     const struct gf_plan *done = &batch->plan;
 
     gf_buf_reset(&store->text);
@@ -271,15 +281,16 @@ static enum gf_class write_batch(struct store *store, const struct batch *batch,
                 claim->log, batch->next_offset, batch->first_offset, claim->epoch, done->settled, done->rejected,
                 batch->duplicates, done->dead + batch->dead, done->debit, done->credit, done->host, done->platform,
                 gf_clock_real_ms());
-    gf_buf_add_xhex(&store->text, hash, 32);
+    gf_buf_add_xhex(&store->text, attempt->hash, 32);
     gf_buf_addc(&store->text, ')');
     return store_run(store, 1, error_r);
 }
 
 /* The other half of the fence: compare and set. Without notices to send, all is notified. */
-static enum gf_class move_progress(struct store *store, struct batch *batch, const struct claim *claim,
-                                   const uint8_t hash[32], bool *fenced_r, struct gf_error *error_r)
+static enum gf_class move_progress(struct store *store, struct batch *batch, struct attempt *attempt,
+                                   struct gf_error *error_r)
 {
+    const struct claim *claim = attempt->claim;
     int64_t notified = store->config->settle_notices ? claim->notified : batch->next_offset;
     const struct gf_kafka_message *last = batch_message(batch, batch->n - 1);
     uint8_t fp[BATCH_FP];
@@ -292,13 +303,13 @@ static enum gf_class move_progress(struct store *store, struct batch *batch, con
                 batch->next_offset, last->offset);
     gf_buf_add_xhex(&store->text, fp, BATCH_FP);
     gf_buf_adds(&store->text, ", last_hash=");
-    gf_buf_add_xhex(&store->text, hash, 32);
+    gf_buf_add_xhex(&store->text, attempt->hash, 32);
     gf_buf_addf(&store->text,
                 ", notified_offset=GREATEST(notified_offset,%" PRId64 ") WHERE log=%" PRId32 " AND epoch=%" PRId64
                 " AND next_offset=%" PRId64,
                 notified, claim->log, claim->epoch, batch->first_offset);
     class = gf_sql_exec(store->sql, store->text.data, store->text.len, &affected, error_r);
-    *fenced_r = class == GF_OK && affected != 1;
+    attempt->fenced = class == GF_OK && affected != 1;
     return class;
 }
 
@@ -321,26 +332,24 @@ static enum gf_class read_and_plan(struct store *store, struct batch *batch, int
 }
 
 /* protocols.md section 2. Everything but a failed COMMIT is rolled back by the caller. */
-static enum gf_class transact(struct store *store, struct batch *batch, const struct claim *claim, bool *fenced_r,
-                              struct gf_error *error_r)
+static enum gf_class transact(struct store *store, struct batch *batch, struct attempt *attempt, struct gf_error *error_r)
 {
-    uint8_t hash[32];
     enum gf_class class = gf_sql_begin(store->sql, error_r);
 
     if (class == GF_OK)
-        class = lock_progress(store, batch, claim, hash, fenced_r, error_r);
-    if (class != GF_OK || *fenced_r)
+        class = lock_progress(store, batch, attempt, error_r);
+    if (class != GF_OK || attempt->fenced)
         return class;
-    class = read_and_plan(store, batch, claim->log, error_r);
+    class = read_and_plan(store, batch, attempt->claim->log, error_r);
     if (class == GF_OK)
-        class = store_write(store, batch, claim->log, error_r);
+        class = store_write(store, batch, attempt->claim->log, error_r);
     if (class == GF_OK) {
-        chain(store, batch, claim->log, hash);
-        class = write_batch(store, batch, claim, hash, error_r);
+        chain(store, batch, attempt->claim->log, attempt->hash);
+        class = write_batch(store, batch, attempt, error_r);
     }
     if (class == GF_OK)
-        class = move_progress(store, batch, claim, hash, fenced_r, error_r);
-    if (class != GF_OK || *fenced_r)
+        class = move_progress(store, batch, attempt, error_r);
+    if (class != GF_OK || attempt->fenced)
         return class;
     return gf_sql_commit(store->sql, error_r);
 }
@@ -357,14 +366,16 @@ enum gf_class store_settle(struct store *store, struct batch *batch, struct clai
                            struct gf_error *error_r)
 {
     enum gf_class class = store_ready(store, error_r);
+    struct attempt attempt = {.claim = claim};
     int found = 0;
 
     *fenced_r = false;
     /* A repeated credit leaves no row that an INSERT could collide with, so credits are always looked up. */
     if (class == GF_OK && (claim->precheck > 0 || has_credits(batch)))
         class = store_find_known(store, batch, claim->precheck > 0, &found, error_r);
-    for (int attempt = 0; class == GF_OK && attempt < INSERT_ATTEMPTS; attempt++) {
-        class = transact(store, batch, claim, fenced_r, error_r);
+    for (int i = 0; class == GF_OK && i < INSERT_ATTEMPTS; i++) {
+        class = transact(store, batch, &attempt, error_r);
+        *fenced_r = attempt.fenced;
         if (class == GF_UNCERTAIN || (class == GF_OK && !*fenced_r))
             break;
         gf_sql_rollback(store->sql);

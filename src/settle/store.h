@@ -34,8 +34,13 @@ GF_NODISCARD enum gf_class store_poll(struct store *store, struct gf_error *erro
 struct catalogue *store_catalogue(struct store *store);
 
 /* F8: takes the live log of this partition over: epoch + 1. Waits up to 15 s for a former owner's transaction. */
-GF_NODISCARD enum gf_class store_claim(struct store *store, const char *topic, int32_t partition, const char *owner,
-                                       struct claim *claim_r, enum claimed *claimed_r, struct gf_error *error_r);
+struct claim_request {
+    const char *topic;
+    int32_t partition;
+    const char *owner;
+};
+GF_NODISCARD enum gf_class store_claim(struct store *store, const struct claim_request *request, struct claim *claim_r,
+                                       enum claimed *claimed_r, struct gf_error *error_r);
 /* One window in one transaction. *fenced_r: somebody else owns the log now; nothing was written. */
 GF_NODISCARD enum gf_class store_settle(struct store *store, struct batch *batch, struct claim *claim, bool *fenced_r,
                                         struct gf_error *error_r);
@@ -48,11 +53,15 @@ GF_NODISCARD enum gf_class store_notified(struct store *store, struct claim *cla
 GF_NODISCARD enum gf_class store_try(struct store *store, const struct claim *claim, int64_t off, int64_t *tries_r,
                                      struct gf_error *error_r);
 
+struct store_range { /* trade rows [from, to) of a log */
+    int32_t log;
+    int64_t from, to;
+};
 typedef void (*store_trade_fn)(void *ctx, const struct gf_trade *trade);
-/* The log's trade rows in [from, to), in offset order: what notices are made of after a crash. */
-GF_NODISCARD enum gf_class store_trades(struct store *store, int32_t log, int64_t from, int64_t to, store_trade_fn on_trade,
+/* In offset order: what notices are made of after a crash. */
+GF_NODISCARD enum gf_class store_trades(struct store *store, const struct store_range *range, store_trade_fn on_trade,
                                         void *ctx, struct gf_error *error_r);
 typedef void (*store_wallet_fn)(void *ctx, const struct gf_wallet *wallet, const struct gf_uuid *request_id);
-/* Each trade row of [from, to) with its wallet as it is now (ver 0: there is none). */
-GF_NODISCARD enum gf_class store_wallets(struct store *store, int32_t log, int64_t from, int64_t to,
-                                         store_wallet_fn on_wallet, void *ctx, struct gf_error *error_r);
+/* Each row with its wallet as it is now (ver 0: there is none). */
+GF_NODISCARD enum gf_class store_wallets(struct store *store, const struct store_range *range, store_wallet_fn on_wallet,
+                                         void *ctx, struct gf_error *error_r);

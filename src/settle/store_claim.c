@@ -12,7 +12,7 @@ static enum gf_class set_lock_wait(struct store *store, int seconds, struct gf_e
     return gf_sql_execf(store->sql, error_r, "SET SESSION innodb_lock_wait_timeout=%d", seconds);
 }
 
-static enum gf_class find_log(struct store *store, const char *topic, int32_t partition, int32_t *log_r, bool *found_r,
+static enum gf_class find_log(struct store *store, const struct claim_request *request, int32_t *log_r, bool *found_r,
                               struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
@@ -20,8 +20,8 @@ static enum gf_class find_log(struct store *store, const char *topic, int32_t pa
 
     gf_buf_reset(&store->text);
     gf_buf_adds(&store->text, "SELECT log FROM progress WHERE topic=");
-    gf_sql_add_text(store->sql, &store->text, topic, strlen(topic));
-    gf_buf_addf(&store->text, " AND part=%" PRId32 " AND live=1", partition);
+    gf_sql_add_text(store->sql, &store->text, request->topic, strlen(request->topic));
+    gf_buf_addf(&store->text, " AND part=%" PRId32 " AND live=1", request->partition);
     class = gf_sql_query(store->sql, store->text.data, store->text.len, &result, error_r);
     if (class != GF_OK)
         return class;
@@ -86,8 +86,8 @@ static enum gf_class take_over(struct store *store, const char *owner, struct cl
     return class == GF_UNCERTAIN ? GF_RETRY : class; /* one epoch more does no harm */
 }
 
-enum gf_class store_claim(struct store *store, const char *topic, int32_t partition, const char *owner,
-                          struct claim *claim_r, enum claimed *claimed_r, struct gf_error *error_r)
+enum gf_class store_claim(struct store *store, const struct claim_request *request, struct claim *claim_r,
+                          enum claimed *claimed_r, struct gf_error *error_r)
 {
     enum gf_class class = store_ready(store, error_r);
     struct gf_error ignored;
@@ -95,7 +95,7 @@ enum gf_class store_claim(struct store *store, const char *topic, int32_t partit
 
     *claim_r = (struct claim){0};
     if (class == GF_OK)
-        class = find_log(store, topic, partition, &claim_r->log, &found, error_r);
+        class = find_log(store, request, &claim_r->log, &found, error_r);
     if (class != GF_OK)
         return class;
     *claimed_r = found ? CLAIMED : CLAIM_NO_LOG;
@@ -103,7 +103,7 @@ enum gf_class store_claim(struct store *store, const char *topic, int32_t partit
         return GF_OK;
     class = set_lock_wait(store, TAKE_OVER_WAIT_S, error_r);
     if (class == GF_OK)
-        class = take_over(store, owner, claim_r, error_r);
+        class = take_over(store, request->owner, claim_r, error_r);
     if (!gf_sql_lost(store->sql) && set_lock_wait(store, LOCK_WAIT_S, &ignored) != GF_OK)
         return class == GF_OK ? gf_fail(error_r, GF_RETRY, ignored.native, "%s", ignored.text) : class;
     return class;
@@ -203,7 +203,7 @@ static void take_trade(const struct gf_sql_result *result, struct gf_trade *trad
     memcpy(trade_r->fp, fp, BATCH_FP);
 }
 
-enum gf_class store_trades(struct store *store, int32_t log, int64_t from, int64_t to, store_trade_fn on_trade, void *ctx,
+enum gf_class store_trades(struct store *store, const struct store_range *range, store_trade_fn on_trade, void *ctx,
                            struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
@@ -216,7 +216,7 @@ enum gf_class store_trades(struct store *store, int32_t log, int64_t from, int64
                               "prev_log, prev_off, gift_id, gift_type, quantity, price, receiver_id, room_id, host_coins, "
                               "ref, fp, ts_ms FROM trade WHERE log=%" PRId32 " AND off>=%" PRId64 " AND off<%" PRId64
                               " ORDER BY off",
-                              log, from, to);
+                              range->log, range->from, range->to);
     if (class != GF_OK)
         return class;
     while (gf_sql_next(result)) {
@@ -227,7 +227,7 @@ enum gf_class store_trades(struct store *store, int32_t log, int64_t from, int64
     return GF_OK;
 }
 
-enum gf_class store_wallets(struct store *store, int32_t log, int64_t from, int64_t to, store_wallet_fn on_wallet, void *ctx,
+enum gf_class store_wallets(struct store *store, const struct store_range *range, store_wallet_fn on_wallet, void *ctx,
                             struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
@@ -240,7 +240,7 @@ enum gf_class store_wallets(struct store *store, int32_t log, int64_t from, int6
                               "SELECT t.user_id, t.request_id, w.balance, w.ver, w.status FROM trade t "
                               "LEFT JOIN wallet w ON w.user_id=t.user_id WHERE t.log=%" PRId32 " AND t.off>=%" PRId64
                               " AND t.off<%" PRId64,
-                              log, from, to);
+                              range->log, range->from, range->to);
     if (class != GF_OK)
         return class;
     while (gf_sql_next(result)) {

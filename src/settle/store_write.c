@@ -24,22 +24,26 @@ static const struct gf_sql_column trade_columns[] = {
 static const struct gf_sql_column wallet_columns[] = {NUMBER(0), NUMBER(1), NUMBER(2), NUMBER(3), NUMBER(4), NUMBER(5),
                                                       NUMBER(6), NUMBER(7), NUMBER(8), NUMBER(9), NUMBER(10)};
 
+static const struct gf_sql_bulk_spec insert_trades = {
+    .text = "INSERT INTO trade (" TRADE_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    .columns = trade_columns,
+    .count = GF_COUNT(trade_columns),
+    .row_size = sizeof(struct store_row)};
+static const struct gf_sql_bulk_spec update_wallets = {
+    .text = "INSERT INTO wallet (user_id, balance, debt, ver, total_recharged, total_spent, last_log, last_off, status, "
+            "created_ms, updated_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON DUPLICATE KEY UPDATE balance=VALUES(balance), "
+            "debt=VALUES(debt), ver=VALUES(ver), total_recharged=VALUES(total_recharged), total_spent=VALUES(total_spent), "
+            "last_log=VALUES(last_log), last_off=VALUES(last_off), status=VALUES(status), updated_ms=VALUES(updated_ms)",
+    .columns = wallet_columns,
+    .count = GF_COUNT(wallet_columns),
+    .row_size = sizeof(struct store_row)};
+
 enum gf_class store_open_bulk(struct store *store, struct gf_error *error_r)
 {
-    enum gf_class class;
+    enum gf_class class = gf_sql_bulk_open(store->sql, &insert_trades, &store->insert_trades, error_r);
 
-    class = gf_sql_bulk_open(store->sql,
-                             "INSERT INTO trade (" TRADE_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                             trade_columns, GF_COUNT(trade_columns), &store->insert_trades, error_r);
     if (class == GF_OK)
-        class = gf_sql_bulk_open(store->sql,
-                                 "INSERT INTO wallet (user_id, balance, debt, ver, total_recharged, total_spent, last_log, "
-                                 "last_off, status, created_ms, updated_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?) "
-                                 "ON DUPLICATE KEY UPDATE balance=VALUES(balance), debt=VALUES(debt), ver=VALUES(ver), "
-                                 "total_recharged=VALUES(total_recharged), total_spent=VALUES(total_spent), "
-                                 "last_log=VALUES(last_log), last_off=VALUES(last_off), status=VALUES(status), "
-                                 "updated_ms=VALUES(updated_ms)",
-                                 wallet_columns, GF_COUNT(wallet_columns), &store->update_wallets, error_r);
+        class = gf_sql_bulk_open(store->sql, &update_wallets, &store->update_wallets, error_r);
     if (class == GF_REJECT) { /* no such protocol: text does the same */
         store_close_bulk(store);
         class = GF_OK;
@@ -58,8 +62,7 @@ static enum gf_class run_bulk(struct store *store, struct gf_sql_bulk *bulk, int
                               struct gf_error *error_r)
 {
     int64_t affected = -1;
-    enum gf_class class =
-        gf_sql_bulk_run(bulk, store->rows, sizeof(store->rows[0]), (size_t)rows, &affected, error_r);
+    enum gf_class class = gf_sql_bulk_run(bulk, store->rows, (size_t)rows, &affected, error_r);
 
     if (class == GF_OK && affected != wanted)
         return gf_fail(error_r, GF_FATAL, 0, "bulk statement: affected count %" PRId64 ", not %" PRId64, affected, wanted);

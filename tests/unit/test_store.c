@@ -19,10 +19,11 @@ static struct gf_sql *admin;
 static struct store *store;
 static struct batch *batch;
 static struct claim claim;
+static const struct claim_request request = {.topic = "t", .owner = "test"};
 static char values[64][512];
 static char keys[64][24];
 
-static void must(const char *fmt, ...)
+static GF_PRINTF(1, 2) void must(const char *fmt, ...)
 {
     struct gf_error error = {0};
     char text[1024];
@@ -35,7 +36,7 @@ static void must(const char *fmt, ...)
         fail_msg("%s: %s", text, error.text);
 }
 
-static int64_t value_of(const char *fmt, ...)
+static GF_PRINTF(1, 2) int64_t value_of(const char *fmt, ...)
 {
     struct gf_sql_result *result = NULL;
     struct gf_error error = {0};
@@ -85,7 +86,7 @@ static void start(bool bulk)
     must("INSERT INTO wallet (user_id, balance, created_ms, updated_ms) VALUES (%lld, 1000, 0, 0)", (long long)SENDER);
     store_destroy(&store);
     store = store_create(&db.config);
-    assert_int_equal(store_claim(store, "t", 0, "test", &claim, &claimed, &error), GF_OK);
+    assert_int_equal(store_claim(store, &request, &claim, &claimed, &error), GF_OK);
     assert_int_equal(claimed, CLAIMED);
     assert_non_null(store->insert_trades); /* this server has the protocol */
     if (!bulk)
@@ -275,6 +276,7 @@ TWICE(a_refused_record_is_buried_without_its_content)
 
 static void a_claim_counts_assignments_without_progress(void **state)
 {
+    const struct claim_request other = {.topic = "other", .owner = "test"};
     struct gf_error error;
     enum claimed claimed;
 
@@ -282,16 +284,16 @@ static void a_claim_counts_assignments_without_progress(void **state)
     start(true);
     assert_int_equal(claim.epoch, 1);
     for (int i = 1; i <= 3; i++) {
-        assert_int_equal(store_claim(store, "t", 0, "test", &claim, &claimed, &error), GF_OK);
+        assert_int_equal(store_claim(store, &request, &claim, &claimed, &error), GF_OK);
         assert_int_equal(claim.epoch, 1 + i);
         assert_int_equal(claim.stalls, i);
     }
     gift(0, 0, 1, 1);
     settles(1);
-    assert_int_equal(store_claim(store, "t", 0, "test", &claim, &claimed, &error), GF_OK);
+    assert_int_equal(store_claim(store, &request, &claim, &claimed, &error), GF_OK);
     assert_int_equal(claim.stalls, 0);
     assert_int_equal(claim.last_off, 0);
-    assert_int_equal(store_claim(store, "other", 0, "test", &claim, &claimed, &error), GF_OK);
+    assert_int_equal(store_claim(store, &other, &claim, &claimed, &error), GF_OK);
     assert_int_equal(claimed, CLAIM_NO_LOG);
 }
 
@@ -335,6 +337,7 @@ static void count_trade(void *ctx, const struct gf_trade *trade)
 
 static void trades_and_notified_are_read_back(void **state)
 {
+    const struct store_range range = {.log = 3, .from = 1, .to = 2};
     struct gf_error error;
     int64_t sum = 0;
 
@@ -343,7 +346,7 @@ static void trades_and_notified_are_read_back(void **state)
     gift(0, 0, 1, 1);
     gift(1, 1, 2, 1);
     settles(2);
-    assert_int_equal(store_trades(store, 3, 1, 2, count_trade, &sum, &error), GF_OK);
+    assert_int_equal(store_trades(store, &range, count_trade, &sum, &error), GF_OK);
     assert_int_equal(sum, -90);
     claim.notified = 2;
     assert_int_equal(store_notified(store, &claim, &error), GF_OK);

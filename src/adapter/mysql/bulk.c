@@ -11,7 +11,7 @@
 struct gf_sql_bulk {
     struct gf_sql *sql;
     MYSQL_STMT *stmt;
-    size_t count;
+    size_t count, row_size;
     struct gf_sql_column columns[COLUMNS_MAX];
     size_t cap; /* rows */
     int64_t *numbers[COLUMNS_MAX];
@@ -36,28 +36,29 @@ static enum gf_class fail(struct gf_sql_bulk *bulk, struct gf_error *error_r)
     return gf_sql_fail(bulk->sql, (int)mysql_stmt_errno(bulk->stmt), mysql_stmt_error(bulk->stmt), error_r);
 }
 
-enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const char *text, const struct gf_sql_column *columns, size_t count,
-                               struct gf_sql_bulk **bulk_r, struct gf_error *error_r)
+enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const struct gf_sql_bulk_spec *spec, struct gf_sql_bulk **bulk_r,
+                               struct gf_error *error_r)
 {
     struct gf_sql_bulk *bulk;
     enum gf_class class = GF_OK;
 
-    GF_ASSERT(count > 0 && count <= COLUMNS_MAX);
+    GF_ASSERT(spec->count > 0 && spec->count <= COLUMNS_MAX);
     if (!supported(sql))
         return gf_fail(error_r, GF_REJECT, 0, "mysql: no bulk protocol");
     bulk = gf_xcalloc(1, sizeof(*bulk));
     bulk->sql = sql;
-    bulk->count = count;
-    memcpy(bulk->columns, columns, count * sizeof(columns[0]));
+    bulk->count = spec->count;
+    bulk->row_size = spec->row_size;
+    memcpy(bulk->columns, spec->columns, spec->count * sizeof(spec->columns[0]));
     bulk->stmt = mysql_stmt_init(&sql->my);
     GF_ASSERT(bulk->stmt != NULL); /* NULL is out of memory only */
-    if (mysql_stmt_prepare(bulk->stmt, text, (unsigned long)strlen(text)) != 0)
+    if (mysql_stmt_prepare(bulk->stmt, spec->text, (unsigned long)strlen(spec->text)) != 0)
         class = fail(bulk, error_r);
     if (class != GF_OK) {
         gf_sql_bulk_close(&bulk);
         return class;
     }
-    GF_ASSERT(mysql_stmt_param_count(bulk->stmt) == count);
+    GF_ASSERT(mysql_stmt_param_count(bulk->stmt) == spec->count);
     *bulk_r = bulk;
     return GF_OK;
 }
@@ -87,12 +88,12 @@ static void grow(struct gf_sql_bulk *bulk, size_t rows)
     }
 }
 
-static void fill(struct gf_sql_bulk *bulk, size_t c, const char *rows, size_t row_size, size_t count)
+static void fill(struct gf_sql_bulk *bulk, size_t c, const char *rows, size_t count)
 {
     const struct gf_sql_column *column = &bulk->columns[c];
 
     for (size_t i = 0; i < count; i++) {
-        const char *row = rows + i * row_size;
+        const char *row = rows + i * bulk->row_size;
         bool null = false;
 
         if (column->bytes == 0)
@@ -106,8 +107,8 @@ static void fill(struct gf_sql_bulk *bulk, size_t c, const char *rows, size_t ro
     }
 }
 
-enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t row_size, size_t count,
-                              int64_t *affected_r, struct gf_error *error_r)
+enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t count, int64_t *affected_r,
+                              struct gf_error *error_r)
 {
     MYSQL_BIND binds[COLUMNS_MAX] = {0};
     unsigned int size = (unsigned int)count;
@@ -115,7 +116,7 @@ enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t
     GF_ASSERT(count > 0);
     grow(bulk, count);
     for (size_t c = 0; c < bulk->count; c++) {
-        fill(bulk, c, rows, row_size, count);
+        fill(bulk, c, rows, count);
         binds[c].u.indicator = bulk->columns[c].null_offset > 0 ? bulk->indicators[c] : NULL;
         binds[c].buffer_type = bulk->columns[c].bytes == 0 ? MYSQL_TYPE_LONGLONG : MYSQL_TYPE_STRING;
         binds[c].buffer = bulk->columns[c].bytes == 0 ? (void *)bulk->numbers[c] : (void *)bulk->pointers[c];
@@ -131,17 +132,17 @@ enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t
 
 #else /* Oracle's client library */
 
-enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const char *text, const struct gf_sql_column *columns, size_t count,
-                               struct gf_sql_bulk **bulk_r, struct gf_error *error_r)
+enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const struct gf_sql_bulk_spec *spec, struct gf_sql_bulk **bulk_r,
+                               struct gf_error *error_r)
 {
-    (void)sql, (void)text, (void)columns, (void)count, (void)bulk_r;
+    (void)sql, (void)spec, (void)bulk_r;
     return gf_fail(error_r, GF_REJECT, 0, "mysql: no bulk protocol");
 }
 
-enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t row_size, size_t count,
-                              int64_t *affected_r, struct gf_error *error_r)
+enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t count, int64_t *affected_r,
+                              struct gf_error *error_r)
 {
-    (void)bulk, (void)rows, (void)row_size, (void)count, (void)affected_r;
+    (void)bulk, (void)rows, (void)count, (void)affected_r;
     return gf_fail(error_r, GF_REJECT, 0, "mysql: no bulk protocol");
 }
 
