@@ -142,8 +142,17 @@ void batch_load_unparsed(struct batch *batch)
         batch_record_fp(batch, message, command->fp);
 }
 
-static struct pair_slot *find_slot(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id)
+/* Version 8 names a `credit` row, which says itself what is its command: anybody may write a record with the id of another's
+ * credit, so one of other content is no repeat, and one that is dead says nothing about the id (F2). */
+static bool names_credit(const struct gf_uuid *request_id)
 {
+    return gf_uuid_version(request_id) == 8;
+}
+
+static struct pair_slot *find_slot(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id,
+                                   const uint8_t fp[BATCH_FP])
+{
+    bool credit = names_credit(request_id);
     uint64_t halves[2];
     uint32_t at;
 
@@ -156,7 +165,8 @@ static struct pair_slot *find_slot(struct batch *batch, const struct gf_uuid *re
         if (slot->record == 0)
             return slot;
         first = batch_command(batch, slot->record - 1);
-        if (first->user_id == user_id && gf_uuid_compare(&first->request_id, request_id) == 0)
+        if (first->user_id == user_id && gf_uuid_compare(&first->request_id, request_id) == 0 &&
+            (!credit || memcmp(first->fp, fp, BATCH_FP) == 0))
             return slot;
     }
 }
@@ -175,9 +185,9 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
         const struct gf_command *command = batch_command(batch, i);
         struct pair_slot *slot;
 
-        if (!command->readable)
+        if (!command->readable || (command->dead != GF_DEAD_NONE && names_credit(&command->request_id)))
             continue;
-        slot = find_slot(batch, &command->request_id, command->user_id);
+        slot = find_slot(batch, &command->request_id, command->user_id, command->fp);
         if (slot->record != 0)
             continue;
         slot->record = i + 1;
@@ -187,7 +197,7 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
 
 bool batch_mark_known(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id, const uint8_t fp[BATCH_FP])
 {
-    struct pair_slot *slot = find_slot(batch, request_id, user_id);
+    struct pair_slot *slot = find_slot(batch, request_id, user_id, fp);
 
     if (slot->record == 0 || slot->known)
         return false;
@@ -207,7 +217,9 @@ static enum fate judge(struct batch *batch, int i, enum gf_dead *reason_r)
         *reason_r = GF_DEAD_SQL_REFUSED;
     if (!command->readable || batch->refusals > 1)
         return *reason_r != GF_DEAD_NONE ? FATE_DEAD : FATE_PLAN;
-    slot = find_slot(batch, &command->request_id, command->user_id);
+    if (command->dead != GF_DEAD_NONE && names_credit(&command->request_id))
+        return FATE_DEAD;
+    slot = find_slot(batch, &command->request_id, command->user_id, command->fp);
     GF_ASSERT(slot->record != 0);
     if (!slot->known && slot->record == i + 1)
         return FATE_PLAN;

@@ -18,7 +18,7 @@ enum fate {
     FATE_DEAD,      /* dead letter without a trade row: id unknown, or its row stands already */
 };
 
-/* Open addressing over (request_id, user_id). */
+/* Open addressing over (request_id, user_id); for ids of credits, over the content too. */
 struct pair_slot {
     int32_t record; /* index in the window of the first record with this pair, plus 1; 0: free */
     bool known;     /* `trade` has this pair */

@@ -309,6 +309,17 @@ def test_a_credit_is_credited_once_however_often_it_is_delivered(books):
     assert len([1 for letter in dead_letters(books).values() if letter["rec_key"] == str(user).encode()]) == 0
 
 
+def test_records_that_are_not_believed_do_not_hide_the_credit_behind_them(books):
+    """F2: whoever knows its id; here most likely in one batch."""
+    user = books.new_id()
+    credit = add_credit(books, user, 500)
+    home = murmur2_partition(str(user), 4)
+    for key, command in [(None, credit_command(user, credit)), (str(user), credit_command(user, credit, "recharge")), (str(user), credit_command(user, credit))]:
+        books.produce(key, command, partition=home)
+    books.drain()
+    assert (outcome(books, credit, user), books.balance(user)) == ("settled", 500)
+
+
 def test_an_adjustment_that_takes_too_much_is_rejected_for_good(books):
     user = books.new_id()
     fund(books, [user], 100)
@@ -317,6 +328,7 @@ def test_an_adjustment_that_takes_too_much_is_rejected_for_good(books):
         books.produce(str(user), credit_command(user, credit))
         books.drain()
     assert (outcome(books, credit, user), books.balance(user)) == ("insufficient_balance", 100)
+    assert books.sql("SELECT status, due_ms FROM credit WHERE credit_id = %s", uuid.UUID(credit).bytes) == [{"status": 3, "due_ms": None}]
     row = trade(books, credit, user)
     wait_until(lambda: f"{row['log']}-{row['off']}:5559" in notice_ids(books), what="the notice of the refused credit")
 

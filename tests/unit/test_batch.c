@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which record of a window stands for a request id, and what becomes of the others. */
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "settle/batch.h"
+
+#define RECORDS 8
+#define USER 7
+#define CREDIT "01890a5d-ac96-8ccc-8ccc-0242ac120002"
+#define GIFT "01890a5d-ac96-7ccc-8ccc-0242ac120002"
+
+static struct batch *batch;
+static char values[RECORDS][400];
+static int count;
+
+static int set_up(void **state)
+{
+    (void)state;
+    batch = batch_create(RECORDS);
+    count = 0;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    batch->count = 0; /* the messages are not Kafka's */
+    batch_destroy(&batch);
+    return 0;
+}
+
+static void add(const char *key)
+{
+    batch->messages[count] = (struct gf_kafka_message){.offset = 100 + count,
+                                                       .timestamp_ms = 1700000000000,
+                                                       .key = key,
+                                                       .key_len = strlen(key),
+                                                       .value = values[count],
+                                                       .value_len = strlen(values[count])};
+    count++;
+}
+
+static void add_credit(const char *key, const char *kind, int v)
+{
+    (void)snprintf(values[count], sizeof(values[0]),
+                   "{\"v\":%d,\"type\":\"credit\",\"request_id\":\"" CREDIT "\",\"user_id\":%d,\"kind\":\"%s\",\"ts\":1}", v, USER,
+                   kind);
+    add(key);
+}
+
+static void add_gift(const char *key, int quantity)
+{
+    (void)snprintf(values[count], sizeof(values[0]),
+                   "{\"v\":1,\"type\":\"gift\",\"request_id\":\"" GIFT "\",\"user_id\":%d,\"receiver_id\":2,\"room_id\":3,"
+                   "\"gift_id\":22,\"price\":90,\"quantity\":%d,\"gift_type\":0,\"ts\":1}", USER, quantity);
+    add(key);
+}
+
+static void classify(void)
+{
+    batch_load(batch, count, 1);
+    batch_window(batch, 0, count, 100);
+    batch_classify(batch);
+}
+
+/* F2: a record that is not believed must not stand in the way of the credit's own command, in one batch as in two. */
+static void a_dead_record_does_not_hide_the_credit_behind_it(void **state)
+{
+    (void)state;
+    add_credit("8", "adjust", 1); /* foreign key, the very content */
+    add_credit("7", "adjust", 2); /* another version */
+    add_credit("7", "adjust", 1);
+    classify();
+    assert_int_equal(batch->fates[0], FATE_DEAD);
+    assert_int_equal(batch->reasons[0], GF_DEAD_KEY);
+    assert_int_equal(batch->fates[1], FATE_DEAD);
+    assert_int_equal(batch->reasons[1], GF_DEAD_VERSION);
+    assert_int_equal(batch->fates[2], FATE_PLAN);
+    assert_int_equal(batch->reasons[2], GF_DEAD_NONE);
+    assert_int_equal(batch->planned_count, 1);
+    assert_int_equal(batch->credit_id_count, 1);
+}
+
+/* Only the row knows the kind: each is judged by it. */
+static void a_credit_of_another_kind_does_not_hide_the_right_one(void **state)
+{
+    (void)state;
+    add_credit("7", "recharge", 1);
+    add_credit("7", "adjust", 1);
+    add_credit("7", "adjust", 1);
+    classify();
+    assert_int_equal(batch->fates[0], FATE_PLAN);
+    assert_int_equal(batch->fates[1], FATE_PLAN);
+    assert_int_equal(batch->fates[2], FATE_DUPLICATE);
+    assert_int_equal(batch->credit_id_count, 1);
+}
+
+static void a_known_credit_is_a_duplicate_and_another_kind_is_the_rows_to_judge(void **state)
+{
+    struct gf_uuid id;
+
+    (void)state;
+    add_credit("7", "recharge", 1);
+    add_credit("7", "adjust", 1);
+    classify();
+    assert_true(gf_uuid_parse(CREDIT, strlen(CREDIT), &id));
+    assert_true(batch_mark_known(batch, &id, USER, batch->commands[1].fp));
+    assert_false(batch_mark_known(batch, &id, USER, batch->commands[1].fp));
+    batch_classify(batch);
+    assert_int_equal(batch->fates[0], FATE_PLAN);
+    assert_int_equal(batch->fates[1], FATE_DUPLICATE);
+}
+
+/* F1, F17: a gift's first record decides, also a dead one that leaves a row; another content is a dead letter. */
+static void the_first_record_of_a_gift_stands(void **state)
+{
+    struct gf_uuid id;
+
+    (void)state;
+    add_gift("7", 1);
+    add_gift("7", 1);
+    add_gift("7", 2);
+    add_gift("8", 1);
+    classify();
+    assert_int_equal(batch->fates[0], FATE_PLAN);
+    assert_int_equal(batch->fates[1], FATE_DUPLICATE);
+    assert_int_equal(batch->fates[2], FATE_DEAD);
+    assert_int_equal(batch->reasons[2], GF_DEAD_ID_REUSED);
+    assert_int_equal(batch->fates[3], FATE_DEAD);
+    assert_int_equal(batch->reasons[3], GF_DEAD_KEY);
+    assert_true(gf_uuid_parse(GIFT, strlen(GIFT), &id));
+    assert_true(batch_mark_known(batch, &id, USER, batch->commands[2].fp));
+    batch_classify(batch);
+    assert_int_equal(batch->reasons[0], GF_DEAD_ID_REUSED);
+    assert_int_equal(batch->fates[2], FATE_DUPLICATE);
+    assert_int_equal(batch->planned_count, 0);
+}
+
+static void what_mysql_refuses_is_planned_dead_and_then_only_recorded(void **state)
+{
+    (void)state;
+    add_gift("7", 1);
+    classify();
+    batch->refusals = 1;
+    batch_classify(batch);
+    assert_int_equal(batch->fates[0], FATE_PLAN);
+    assert_int_equal(batch->planned[0].dead, GF_DEAD_SQL_REFUSED);
+    batch->refusals = 2;
+    batch_classify(batch);
+    assert_int_equal(batch->fates[0], FATE_DEAD);
+    assert_int_equal(batch->reasons[0], GF_DEAD_SQL_REFUSED);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_dead_record_does_not_hide_the_credit_behind_it, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_credit_of_another_kind_does_not_hide_the_right_one, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_known_credit_is_a_duplicate_and_another_kind_is_the_rows_to_judge, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_first_record_of_a_gift_stands, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_mysql_refuses_is_planned_dead_and_then_only_recorded, set_up, tear_down),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
