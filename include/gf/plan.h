@@ -20,7 +20,7 @@ struct gf_credit {
     struct gf_uuid credit_id;
     int64_t user_id, coins; /* adjust: signed; others > 0 */
     enum gf_kind kind;
-    int32_t status; /* 1 open, 2 credited */
+    int32_t status; /* 1 open, 2 credited, 3 refused */
     bool has_ref;
     struct gf_uuid ref; /* gift refund: the refunded request; recharge, chargeback: the order */
     bool credited;      /* out: this batch credits it */

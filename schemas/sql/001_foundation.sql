@@ -261,7 +261,7 @@ CREATE TABLE IF NOT EXISTS pay_notice (
   KEY result (result, received_ms)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 
--- Credits that settlement believes: status 1 open, 2 credited; due_ms: sweep produces the command again, NULL = never.
+-- Credits that settlement believes: status 1 open, 2 credited, 3 refused for good; due_ms: sweep produces the command again, NULL = never.
 CREATE TABLE IF NOT EXISTS credit (
   credit_id BINARY(16) NOT NULL,
   kind TINYINT NOT NULL,

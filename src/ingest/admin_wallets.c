@@ -235,7 +235,7 @@ static void on_credit_written(struct gf_admin_job *job)
         .kind = GF_KIND_ADJUST, .request_id = job->credit_id, .user_id = job->id, .ts_ms = job->now_ms};
     struct gf_slice traceparent = gf_http_header(job->req, "traceparent", NULL);
 
-    if (job->replayed && job->wallet_status == 2) { /* credited: nothing to produce */
+    if (job->replayed && job->wallet_status != 1) { /* credited or refused: nothing to produce */
         answer_adjustment(job);
         return;
     }

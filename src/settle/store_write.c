@@ -293,7 +293,7 @@ static enum gf_class close_credits(struct store *store, const struct batch *batc
 
     gf_buf_reset(&store->text);
     gf_buf_adds(&store->text, settled ? "UPDATE credit SET status=2, due_ms=NULL WHERE status=1 AND credit_id IN ("
-                                      : "UPDATE credit SET due_ms=NULL WHERE status=1 AND credit_id IN (");
+                                      : "UPDATE credit SET status=3, due_ms=NULL WHERE status=1 AND credit_id IN (");
     for (; *at < batch->plan.trade_count && rows < CREDITS_PER_UPDATE; (*at)++) {
         const struct gf_trade *trade = &batch->plan.trades[*at];
 
@@ -304,10 +304,10 @@ static enum gf_class close_credits(struct store *store, const struct batch *batc
         gf_buf_add_xhex(&store->text, trade->request_id.b, 16);
     }
     gf_buf_addc(&store->text, ')');
-    return rows == 0 ? GF_OK : store_run(store, settled ? rows : -1, error_r);
+    return rows == 0 ? GF_OK : store_run(store, rows, error_r);
 }
 
-/* Credited rows are closed; a refused one keeps its status, but its command has had its outcome and is not sent again. */
+/* Both outcomes close the row: 2 credited, 3 refused. */
 static enum gf_class write_credits(struct store *store, const struct batch *batch, struct gf_error *error_r)
 {
     enum gf_class class = GF_OK;
