@@ -5,8 +5,8 @@
  * net_*_timeout and innodb_lock_wait_timeout (F6). Never reconnects by itself: a lost connection loses its transaction.
  * Statements are text built from integers, hex literals and constants only (gf_buf_add_i64, gf_buf_add_xhex).
  * Classes: RETRY = nothing was done or all was rolled back by the server or must be (deadlock, lock time-out, connection
- * lost before COMMIT, read-only server: reconnect); UNCERTAIN = gf_sql_commit failed in any way; REJECT = the statement can
- * never succeed (constraint, syntax); duplicate key is REJECT with gf_sql_is_duplicate. */
+ * lost before COMMIT, read-only server: reconnect); UNCERTAIN = gf_sql_commit failed in any way; REJECT = its values are
+ * refused (constraint, range, syntax); duplicate key is REJECT with gf_sql_is_duplicate; FATAL = anything else. */
 #include "gf/buf.h"
 #include "gf/config.h"
 

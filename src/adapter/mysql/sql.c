@@ -30,7 +30,8 @@ struct gf_sql_result {
     bool stored;
 };
 
-/* What a server error means. Numbers not listed are REJECT: the statement is at fault. */
+/* What a server error means. REJECT is said only of errors that the values of a statement cause: settlement buries the
+ * record for it. Numbers not listed are FATAL: a fault of server, schema or program is no record's, whatever it may be. */
 struct error_row {
     int number;
     enum gf_class class;
@@ -39,6 +40,24 @@ struct error_row {
 
 /* clang-format off */
 static const struct error_row error_rows[] = {
+    {1048, GF_REJECT, false}, /* column cannot be NULL */
+    {1062, GF_REJECT, false}, /* duplicate key */
+    {1064, GF_REJECT, false}, /* syntax */
+    {1264, GF_REJECT, false}, /* out of range */
+    {1265, GF_REJECT, false}, /* truncated */
+    {1292, GF_REJECT, false}, /* incorrect value */
+    {1295, GF_REJECT, false}, /* not a statement that can be prepared: text will do */
+    {1300, GF_REJECT, false}, /* invalid character string */
+    {1366, GF_REJECT, false}, /* incorrect integer or string */
+    {1367, GF_REJECT, false}, /* illegal value */
+    {1406, GF_REJECT, false}, /* data too long */
+    {1411, GF_REJECT, false}, /* incorrect value for a function */
+    {1451, GF_REJECT, false}, /* foreign key (an operator's own) */
+    {1452, GF_REJECT, false},
+    {1644, GF_REJECT, false}, /* SIGNAL (an operator's trigger) */
+    {1690, GF_REJECT, false}, /* arithmetic out of range */
+    {3819, GF_REJECT, false}, /* MySQL: CHECK */
+    {4025, GF_REJECT, false}, /* MariaDB: CHECK */
     {1020, GF_RETRY, false}, /* record changed since last read (snapshot isolation) */
     {1021, GF_RETRY, false}, /* disk full */
     {1030, GF_RETRY, false}, /* storage engine error */
@@ -98,7 +117,7 @@ static const struct error_row error_rows[] = {
 
 static struct error_row classify(int number)
 {
-    struct error_row row = {.number = number, .class = GF_REJECT, .lost = false};
+    struct error_row row = {.number = number, .class = GF_FATAL, .lost = false};
 
     if (number >= CLIENT_FIRST && number <= CLIENT_LAST) {
         row.class = number == CLIENT_PACKET_TOO_LARGE ? GF_REJECT : GF_RETRY;
