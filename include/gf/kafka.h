@@ -58,7 +58,8 @@ void gf_kafka_producer_close(struct gf_kafka_producer **producer); /* purges wha
 struct gf_kafka_message { /* borrowed until gf_kafka_batch_free */
     int32_t partition;
     int64_t offset;
-    int64_t timestamp_ms;  /* broker's append time */
+    int64_t timestamp_ms;
+    bool append_time;      /* timestamp_ms is the broker's (LogAppendTime), not the producer's */
     const char *key;       /* NULL: no key */
     size_t key_len;
     const char *value;     /* NULL: no value */

@@ -59,10 +59,12 @@ static bool connected(struct sweep *sweep)
     return false;
 }
 
-/* Runs what is due; false after a failure. */
+/* Runs what is due, and a job whatever became of the one before it; false after a failure. */
 static bool run_jobs(struct sweep *sweep)
 {
-    for (size_t i = 0; i < GF_COUNT(sweep->list); i++) {
+    bool ok = true;
+
+    for (size_t i = 0; i < GF_COUNT(sweep->list) && !gf_sql_lost(sweep->jobs.sql); i++) {
         struct job *job = &sweep->list[i];
         struct gf_error error;
         bool more = false;
@@ -72,11 +74,12 @@ static bool run_jobs(struct sweep *sweep)
         if (job->run(&sweep->jobs, &more, &error) != GF_OK) {
             gf_log(GF_WARN, "job_failed", "job=%s class=%s error=\"%s\"", job->name, gf_class_name(error.class), error.text);
             gf_sql_rollback(sweep->jobs.sql);
-            return false;
+            ok = false;
+            continue;
         }
         job->due_ms = gf_clock_mono_ms() + (more ? 0 : job->every_ms);
     }
-    return true;
+    return ok;
 }
 
 /* Serves acknowledgements for a while, in steps short enough to see the end. */

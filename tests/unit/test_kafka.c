@@ -280,6 +280,7 @@ static void records_come_in_order_and_seek_reads_again(void **state)
     while (gf_kafka_consumer_take(member.consumer, partition, &message, 1) == 0 && gf_clock_mono_ms() < end_ms)
         wait_a_little(&member);
     assert_int_equal(message.offset, before - 3);
+    assert_false(message.append_time); /* the mock broker keeps the producer's time */
     header = gf_kafka_message_header(&message, "ce_id", &len);
     assert_non_null(header);
     assert_int_equal(len, message.value_len);

@@ -313,6 +313,7 @@ static void fill(struct gf_kafka_message *message, rd_kafka_message_t *native)
     message->partition = native->partition;
     message->offset = native->offset;
     message->timestamp_ms = rd_kafka_message_timestamp(native, &type);
+    message->append_time = type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME;
     message->key = native->key;
     message->key_len = native->key_len;
     message->value = native->payload;
