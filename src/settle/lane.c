@@ -145,11 +145,12 @@ static void serve_parts(struct lane *lane)
     lane->turns++;
     if (busy)
         return;
-    atomic_store(&lane->status.lag_ms, 0);
-    if (notifier_blocked(lane->notifier))
+    if (notifier_blocked(lane->notifier)) { /* there may be records: the last lag stands */
         notifier_serve(lane->notifier, ACK_MS);
-    else
-        wait_readable(lane, notifier_waiting(lane->notifier) ? ACK_MS : IDLE_MS);
+        return;
+    }
+    atomic_store(&lane->status.lag_ms, 0);
+    wait_readable(lane, notifier_waiting(lane->notifier) ? ACK_MS : IDLE_MS);
 }
 
 static void turn(struct lane *lane)

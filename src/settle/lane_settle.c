@@ -152,12 +152,22 @@ static enum done resolve_commit(struct lane *lane, struct part *part)
     return fenced(lane, part);
 }
 
+/* The process has survived the record, and MySQL's absence is not its fault: the try does not count (F12 a). */
+static void forgive(struct lane *lane, const struct claim *claim)
+{
+    struct gf_error error;
+
+    if (store_untry(lane->store, claim, lane->batch->commands[0].off, &error) != GF_OK)
+        gf_log(GF_WARN, "try_not_forgiven", "partition=%" PRId32 " error=\"%s\"", claim->partition, error.text);
+}
+
 static enum done settle_window(struct lane *lane, struct part *part)
 {
     int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
+    const struct claim claim = part->claim; /* a pause may take the partition away */
+    bool lost_fence, careful = part->careful_to > claim.next_offset;
     uint32_t generation = part->generation;
     struct gf_error error = {0};
-    bool lost_fence;
 
     for (int attempt = 0;; attempt++) {
         int64_t began_us = gf_clock_mono_us();
@@ -181,8 +191,11 @@ static enum done settle_window(struct lane *lane, struct part *part)
         gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "batch_retried", "partition=%" PRId32 " offset=%" PRId64
                " records=%d class=%s error=\"%s\"", part->claim.partition, lane->batch->first_offset, lane->batch->n,
                gf_class_name(class), error.text);
-        if (!wait_again(lane, part, generation, attempt, deadline_ms))
+        if (!wait_again(lane, part, generation, attempt, deadline_ms)) {
+            if (careful && class != GF_FATAL)
+                forgive(lane, &claim);
             return DONE_DROPPED;
+        }
     }
     gf_log(GF_WARN, "batch_refused", "partition=%" PRId32 " offset=%" PRId64 " records=%d error=\"%s\"",
            part->claim.partition, lane->batch->first_offset, lane->batch->n, error.text);
@@ -255,14 +268,14 @@ static bool wait_for_notices(struct lane *lane, struct part *part)
     uint32_t generation = part->generation;
 
     while (notifier_blocked(lane->notifier)) {
-        if (lane_stopping(lane))
+        if (lane_stopping(lane) || lane->rejoin)
             return false; /* what is taken is read again by the next owner */
         lane_pause(lane, BACKOFF_MS);
         if (!mine(part, generation))
             return false;
-        tend_notices(lane, part);
+        tend_notices(lane, part); /* may pause, too */
     }
-    return true;
+    return mine(part, generation);
 }
 
 /* All records that were taken, in as many windows as it needs: one, unless MySQL refuses something. */
@@ -322,6 +335,21 @@ static bool check_last(struct lane *lane, struct part *part, const struct gf_kaf
     return true;
 }
 
+/* F11: prices are judged at the broker's time. Records with their producer's would choose their own price. */
+static bool check_times(struct lane *lane, const struct part *part, int count)
+{
+    const struct gf_kafka_message *messages = lane->batch->messages;
+
+    for (int i = 0; i < count; i++) {
+        if (messages[i].append_time)
+            continue;
+        lane_stop_part(lane, part->claim.partition, "the record at %" PRId64 " has its producer's time: the topic needs "
+                       "message.timestamp.type=LogAppendTime", messages[i].offset);
+        return false;
+    }
+    return true;
+}
+
 /* Takes records off the front that were settled before. */
 static int drop_settled(struct lane *lane, const struct part *part, int count)
 {
@@ -367,6 +395,8 @@ static bool take_and_settle(struct lane *lane, struct part *part)
         go_on = check_last(lane, part, &batch->messages[0]);
     if (go_on)
         count = drop_settled(lane, part, count);
+    if (go_on)
+        go_on = check_times(lane, part, count);
     batch->count = count;
     if (go_on && count > 0) {
         if (careful)
@@ -408,9 +438,11 @@ static bool recover(struct lane *lane, struct part *part)
     int64_t to;
 
     if (part->rederive < part->recover_to) {
-        to = part->recover_to - part->rederive < step ? part->recover_to : part->rederive + step;
-        make_again(lane, part, notifier_open(lane->notifier, &part->notices, part->rederive, to), part->rederive, to);
-        part->rederive = to;
+        int64_t from = part->rederive;
+
+        to = part->recover_to - from < step ? part->recover_to : from + step;
+        part->rederive = to; /* before the call, which may pause: afterwards the partition may be a newly claimed one */
+        make_again(lane, part, notifier_open(lane->notifier, &part->notices, from, to), from, to);
         return true;
     }
     to = part->recover_to - part->republish < step ? part->recover_to : part->republish + step;

@@ -139,7 +139,7 @@ static void take_credit(const struct gf_sql_result *result, struct gf_credit *cr
     credit_r->user_id = gf_sql_i64(result, 2);
     credit_r->coins = gf_sql_i64(result, 3);
     credit_r->status = (int32_t)gf_sql_i64(result, 4);
-    credit_r->has_ref = !gf_sql_is_null(result, ref);
+    credit_r->has_ref = credit_r->kind != GF_KIND_ADJUST && !gf_sql_is_null(result, ref); /* an adjustment's is its key */
     if (credit_r->has_ref)
         gf_sql_uuid(result, ref, &credit_r->ref);
 }
@@ -386,7 +386,7 @@ enum gf_class store_settle(struct store *store, struct batch *batch, struct clai
             return GF_RETRY;
         if (found == 0)
             return class; /* not a repeated command: something else is doubled */
-        class = GF_OK;
+        class = i + 1 < INSERT_ATTEMPTS ? GF_OK : gf_fail(error_r, GF_RETRY, 0, "repeats keep appearing");
     }
     if (class == GF_OK && claim->precheck > 0)
         claim->precheck--;

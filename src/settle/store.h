@@ -53,6 +53,9 @@ GF_NODISCARD enum gf_class store_notified(struct store *store, struct claim *cla
 GF_NODISCARD enum gf_class store_try(struct store *store, const struct claim *claim, int64_t off, int64_t *tries_r,
                                      struct gf_error *error_r);
 
+/* Takes one counted try of `off` back. */
+GF_NODISCARD enum gf_class store_untry(struct store *store, const struct claim *claim, int64_t off, struct gf_error *error_r);
+
 struct store_range { /* trade rows [from, to) of a log */
     int32_t log;
     int64_t from, to;

@@ -172,6 +172,17 @@ enum gf_class store_try(struct store *store, const struct claim *claim, int64_t 
     return GF_OK;
 }
 
+enum gf_class store_untry(struct store *store, const struct claim *claim, int64_t off, struct gf_error *error_r)
+{
+    enum gf_class class = store_ready(store, error_r);
+
+    return class != GF_OK ? class
+                          : gf_sql_execf(store->sql, error_r,
+                                         "UPDATE progress SET tries=tries-1 WHERE log=%" PRId32 " AND tried_offset=%" PRId64
+                                         " AND tries>0",
+                                         claim->log, off);
+}
+
 static void take_trade(const struct gf_sql_result *result, struct gf_trade *trade_r)
 {
     size_t len;
