@@ -165,6 +165,7 @@ static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *st
         return class;
     if (claimed == CLAIM_NO_LOG) {
         lane_stop_part(lane, partition, "it has no live log: was `giftflow init` run for this topic?");
+        lane_part(lane, partition)->no_log = true;
         return GF_OK;
     }
     class = ask_partitions(lane, &count, error_r);

@@ -15,13 +15,14 @@ struct part {
     bool assigned;       /* by the group */
     bool owned;          /* claimed in MySQL, consumed */
     bool stopped;        /* must not go on before somebody has looked */
+    bool no_log;         /* stopped because init has not made its log yet: looked for again */
     uint32_t generation; /* changes with each assignment and revocation */
     struct claim claim;
     struct notice_queue notices;
     int64_t rederive, republish, recover_to; /* what a former owner may not have told: [.., recover_to) */
     int64_t careful_to; /* below this offset one record at a time (F12 a) */
     bool check_last;    /* the first record must be the last consumed one (F5) */
-    int64_t notified_ms, committed_ms, fenced_ms;
+    int64_t notified_ms, committed_ms, fenced_ms, looked_ms;
 };
 
 struct lane {

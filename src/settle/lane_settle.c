@@ -20,6 +20,7 @@
 #define TRIES_MAX 5
 #define REFUSALS_MAX 2
 #define ER_PARSE_ERROR 1064 /* our text, never the record's fault */
+#define LOOK_MS 2000        /* for a log that init has not made yet */
 #define FENCED_MS 30000     /* fenced out and still assigned after this: claim again */
 
 enum done { DONE_OK, DONE_DROPPED, DONE_REFUSED };
@@ -468,9 +469,27 @@ static void write_notified(struct lane *lane, struct part *part)
         gf_log(GF_WARN, "notified_not_written", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
 }
 
+/* init may run later than we: its rows are the one thing that mends a stopped partition without anybody's doubt. */
+static void look_for_log(struct lane *lane, struct part *part, int32_t partition)
+{
+    const struct claim_request request = {.topic = lane->shared->topic, .partition = partition};
+    int64_t now_ms = gf_clock_mono_ms();
+    struct gf_error error;
+    bool found = false;
+
+    if (now_ms - part->looked_ms < LOOK_MS)
+        return;
+    part->looked_ms = now_ms;
+    if (store_has_log(lane->store, &request, &found, &error) == GF_OK && found)
+        lane->rejoin = true;
+}
+
 bool lane_serve_part(struct lane *lane, int32_t partition)
 {
     struct part *part = lane_part(lane, partition);
+
+    if (part->no_log)
+        look_for_log(lane, part, partition);
 
     if (part->fenced_ms > 0 && gf_clock_mono_ms() - part->fenced_ms > FENCED_MS) {
         gf_log(GF_ERROR, "partition_contested", "partition=%" PRId32 " reason=\"fenced out and still assigned\"", partition);

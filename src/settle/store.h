@@ -33,12 +33,14 @@ GF_NODISCARD enum gf_class store_ready(struct store *store, struct gf_error *err
 GF_NODISCARD enum gf_class store_poll(struct store *store, struct gf_error *error_r);
 struct catalogue *store_catalogue(struct store *store);
 
-/* F8: takes the live log of this partition over: epoch + 1. Waits up to 15 s for a former owner's transaction. */
 struct claim_request {
     const char *topic;
     int32_t partition;
     const char *owner;
 };
+GF_NODISCARD enum gf_class store_has_log(struct store *store, const struct claim_request *request, bool *found_r,
+                                         struct gf_error *error_r);
+/* F8: takes the live log of this partition over: epoch + 1. Waits up to 15 s for a former owner's transaction. */
 GF_NODISCARD enum gf_class store_claim(struct store *store, const struct claim_request *request, struct claim *claim_r,
                                        enum claimed *claimed_r, struct gf_error *error_r);
 /* One window in one transaction. *fenced_r: somebody else owns the log now; nothing was written. */

@@ -86,6 +86,15 @@ static enum gf_class take_over(struct store *store, const char *owner, struct cl
     return class == GF_UNCERTAIN ? GF_RETRY : class; /* one epoch more does no harm */
 }
 
+enum gf_class store_has_log(struct store *store, const struct claim_request *request, bool *found_r,
+                            struct gf_error *error_r)
+{
+    enum gf_class class = store_ready(store, error_r);
+    int32_t log;
+
+    return class == GF_OK ? find_log(store, request, &log, found_r, error_r) : class;
+}
+
 enum gf_class store_claim(struct store *store, const struct claim_request *request, struct claim *claim_r,
                           enum claimed *claimed_r, struct gf_error *error_r)
 {

@@ -586,13 +586,15 @@ def test_a_log_that_does_not_fit_stops_its_partition_and_no_other(stoppable, cha
     wait_until(lambda: outcome(stack, commands[1]["request_id"], neighbour) == "settled", what="the neighbour's gift")
     assert trade(stack, commands[0]["request_id"], victim) is None
     assert stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 1
-    stack.stop("settle-1")
+    if reason != "no live log":  # that one mends itself: init may come late
+        stack.stop("settle-1")
     stack.sql(
         "UPDATE progress SET last_fp = %s, next_offset = %s, partitions = %s, live = %s WHERE log = %s",
         before["last_fp"], before["next_offset"], before["partitions"], before["live"], before["log"],
     )  # fmt: skip
-    stack.start("settle-1")
-    wait_until(lambda: outcome(stack, commands[0]["request_id"], victim) == "settled", what="the victim's gift")
+    if reason != "no live log":
+        stack.start("settle-1")
+    wait_until(lambda: outcome(stack, commands[0]["request_id"], victim) == "settled", 60, "the victim's gift")
 
 
 def test_a_fenced_process_drops_its_work(stoppable):
