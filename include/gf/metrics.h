@@ -40,6 +40,7 @@
     X(SETTLE_LAG_MS, GAUGE, "giftflow_settle_oldest_age_milliseconds", "", "age of the oldest command seen unsettled") \
     X(PUBLISH_PENDING, GAUGE, "giftflow_publish_pending", "", "wallets waiting for their Redis publish")              \
     X(PUBLISH_DROPPED, COUNTER, "giftflow_publish_dropped_total", "", "publishes dropped because Redis could not keep up") \
+    X(PUBLISH_REFUSED, COUNTER, "giftflow_publish_refused_total", "", "publishes that Redis answered with an error")  \
     X(PUBLISHED, COUNTER, "giftflow_wallets_published_total", "", "wallets published to Redis")                       \
     X(NOTICES, COUNTER, "giftflow_notices_total", "", "notices acknowledged by Kafka")                                \
     X(ROUTER_NOTICES, COUNTER, "giftflow_router_notices_total", "", "notices read by the router")                     \

@@ -119,6 +119,34 @@ static int append_round(struct publisher *publisher, int count)
     return calls;
 }
 
+/* The whole server is not serving now, and will: as good as a lost connection. */
+static bool is_away(const char *text)
+{
+    static const char *const codes[] = {"LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN "};
+
+    for (size_t i = 0; i < GF_COUNT(codes); i++)
+        if (strncmp(text, codes[i], strlen(codes[i])) == 0)
+            return true;
+    return false;
+}
+
+/* Another error reply is about this key or this memory and may never go away: sending it again, with all others of the
+ * last 30 s, would hold everybody up. The cache is behind for one wallet then, as after any loss of it. */
+static enum gf_class judge_reply(const struct gf_reply *reply, struct gf_error *error_r)
+{
+    const char *text;
+    size_t len;
+
+    if (gf_reply_type(reply) != GF_REPLY_ERROR)
+        return GF_OK;
+    text = gf_reply_text(reply, &len);
+    if (is_away(text))
+        return gf_fail(error_r, GF_RETRY, 0, "redis: %.*s", (int)(len < 200 ? len : 200), text);
+    gf_metric_add(GF_M_PUBLISH_REFUSED, 1);
+    gf_log(GF_ERROR, "publish_refused", "error=\"%.*s\"", (int)(len < 200 ? len : 200), text);
+    return GF_OK;
+}
+
 static enum gf_class read_replies(struct publisher *publisher, int calls, struct gf_error *error_r)
 {
     enum gf_class class = GF_OK;
@@ -127,12 +155,8 @@ static enum gf_class read_replies(struct publisher *publisher, int calls, struct
         struct gf_reply *reply = NULL;
 
         class = gf_redis_sync_reply(publisher->redis, &reply, error_r);
-        if (class == GF_OK && gf_reply_type(reply) == GF_REPLY_ERROR) {
-            size_t len;
-            const char *text = gf_reply_text(reply, &len);
-
-            class = gf_fail(error_r, GF_RETRY, 0, "redis: %.*s", (int)(len < 200 ? len : 200), text);
-        }
+        if (class == GF_OK)
+            class = judge_reply(reply, error_r);
         gf_reply_free(&reply);
     }
     return class;

@@ -4,6 +4,7 @@
  * Never blocks money: lanes append to a ring and go on. The ring is at once the queue and the memory of the last 30 s: on
  * every new connection it is read again from there, because a Redis that failed over may have forgotten (F10). When Redis
  * cannot keep up, the oldest entries are dropped and counted: holds then end by their deadline, balances by the loader.
+ * So is what Redis answers with an error (a key of another type, no memory): only a lost connection is made anew.
  * Threads: publisher_add from any; the rest from the role's. */
 #include "gf/config.h"
 #include "gf/uuid.h"
