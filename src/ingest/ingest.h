@@ -177,6 +177,24 @@ void gf_lag_acked(struct gf_lag *lag, int32_t number, int64_t offset); /* a reco
 int64_t gf_lag_ms(const struct gf_lag *lag);
 void gf_lag_stop(struct gf_lag **lag);
 
+/* Of one partition: offsets that were acknowledged and are not settled, with their times. Bounded: one sample per sample_ms,
+ * and a full ring keeps its oldest, for they are what counts. */
+#define GF_LAG_SAMPLES 64
+struct gf_lag_sample {
+    int64_t offset, acked_ms;
+};
+struct gf_lag_ring {
+    struct gf_lag_sample samples[GF_LAG_SAMPLES]; /* oldest first, from `first` on */
+    int first, count;
+    int64_t sampled_ms, settled;
+};
+/* Chosen so that the ring spans twice lag_max: it is full only when ingest refuses gifts anyway. */
+int64_t gf_lag_sample_ms(int64_t lag_max_ms);
+void gf_lag_ring_acked(struct gf_lag_ring *ring, int64_t sample_ms, int64_t offset, int64_t now_ms);
+/* One that goes back belongs to a new log (`giftflow init --new-log`): samples of the old one will never be settled. */
+void gf_lag_ring_settled(struct gf_lag_ring *ring, int64_t next_offset);
+int64_t gf_lag_ring_oldest_ms(const struct gf_lag_ring *ring); /* INT64_MAX: none */
+
 /* ---- ingest.c
  * ----------------------------------------------------------------------------------------------------------------------
  */

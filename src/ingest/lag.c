@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How far settlement is behind what this process has produced: the age of its oldest acknowledged record that no
- * committed transaction has consumed. Once a second progress.next_offset is read; per partition about one acknowledged
- * offset a second is remembered with its time, so the answer is late by a second at most. While MySQL is away nothing
- * settles, and the age rightly grows. Thread: the loop's, but read_progress. */
+ * committed transaction has consumed. Once a second progress.next_offset is read; per partition an acknowledged
+ * offset is remembered with its time about once a second (lag_max / 32 when that is longer), so the answer is late by that
+ * at most. While MySQL is away nothing settles, and the age rightly grows. Thread: the loop's, but read_progress. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,17 +11,10 @@
 #include "ingest.h"
 
 #define POLL_MS 1000
-#define SAMPLE_MS 1000
-#define SAMPLES 64 /* a longer lag keeps its oldest samples: they are what counts */
-
-struct sample {
-    int64_t offset, acked_ms;
-};
+#define SAMPLE_MIN_MS 1000
 
 struct partition {
-    struct sample samples[SAMPLES]; /* ring, oldest first */
-    int first, count;
-    int64_t sampled_ms;
+    struct gf_lag_ring ring;
     int64_t read_offset; /* of the last poll; written by the job, read when it is done */
 };
 
@@ -30,9 +23,41 @@ struct gf_lag {
     struct gf_timer *timer;
     struct gf_job job;
     bool polling;
+    int64_t sample_ms;
     int partition_count;
     struct partition partitions[];
 };
+
+void gf_lag_ring_acked(struct gf_lag_ring *ring, int64_t sample_ms, int64_t offset, int64_t now_ms)
+{
+    if (ring->count == GF_LAG_SAMPLES || (ring->count > 0 && now_ms - ring->sampled_ms < sample_ms))
+        return;
+    ring->samples[(ring->first + ring->count++) % GF_LAG_SAMPLES] = (struct gf_lag_sample){offset, now_ms};
+    ring->sampled_ms = now_ms;
+}
+
+void gf_lag_ring_settled(struct gf_lag_ring *ring, int64_t next_offset)
+{
+    if (next_offset < ring->settled)
+        ring->count = 0;
+    ring->settled = next_offset;
+    while (ring->count > 0 && ring->samples[ring->first].offset < next_offset) {
+        ring->first = (ring->first + 1) % GF_LAG_SAMPLES;
+        ring->count--;
+    }
+}
+
+int64_t gf_lag_ring_oldest_ms(const struct gf_lag_ring *ring)
+{
+    return ring->count > 0 ? ring->samples[ring->first].acked_ms : INT64_MAX;
+}
+
+int64_t gf_lag_sample_ms(int64_t lag_max_ms)
+{
+    int64_t sample_ms = lag_max_ms / (GF_LAG_SAMPLES / 2);
+
+    return sample_ms > SAMPLE_MIN_MS ? sample_ms : SAMPLE_MIN_MS;
+}
 
 static struct gf_lag *of_job(struct gf_job *job)
 {
@@ -41,16 +66,8 @@ static struct gf_lag *of_job(struct gf_job *job)
 
 void gf_lag_acked(struct gf_lag *lag, int32_t number, int64_t offset)
 {
-    int64_t now_ms = gf_clock_mono_ms();
-    struct partition *partition;
-
-    if (number < 0 || number >= lag->partition_count)
-        return;
-    partition = &lag->partitions[number];
-    if (partition->count == SAMPLES || (partition->count > 0 && now_ms - partition->sampled_ms < SAMPLE_MS))
-        return;
-    partition->samples[(partition->first + partition->count++) % SAMPLES] = (struct sample){offset, now_ms};
-    partition->sampled_ms = now_ms;
+    if (number >= 0 && number < lag->partition_count)
+        gf_lag_ring_acked(&lag->partitions[number].ring, lag->sample_ms, offset, gf_clock_mono_ms());
 }
 
 int64_t gf_lag_ms(const struct gf_lag *lag)
@@ -58,20 +75,11 @@ int64_t gf_lag_ms(const struct gf_lag *lag)
     int64_t oldest_ms = INT64_MAX;
 
     for (int i = 0; i < lag->partition_count; i++) {
-        const struct partition *partition = &lag->partitions[i];
+        int64_t acked_ms = gf_lag_ring_oldest_ms(&lag->partitions[i].ring);
 
-        if (partition->count > 0 && partition->samples[partition->first].acked_ms < oldest_ms)
-            oldest_ms = partition->samples[partition->first].acked_ms;
+        oldest_ms = acked_ms < oldest_ms ? acked_ms : oldest_ms;
     }
     return oldest_ms == INT64_MAX ? 0 : gf_clock_mono_ms() - oldest_ms;
-}
-
-static void forget_settled(struct partition *partition)
-{
-    while (partition->count > 0 && partition->samples[partition->first].offset < partition->read_offset) {
-        partition->first = (partition->first + 1) % SAMPLES;
-        partition->count--;
-    }
 }
 
 /* thread: database */
@@ -108,7 +116,7 @@ static void on_read(struct gf_job *job, enum gf_class class, const struct gf_err
     (void)error;
     lag->polling = false;
     for (int i = 0; class == GF_OK && i < lag->partition_count; i++)
-        forget_settled(&lag->partitions[i]);
+        gf_lag_ring_settled(&lag->partitions[i].ring, lag->partitions[i].read_offset);
 }
 
 static void on_timer(void *ctx)
@@ -129,6 +137,7 @@ struct gf_lag *gf_lag_start(struct gf_ingest *ingest)
 
     lag->ingest = ingest;
     lag->partition_count = count;
+    lag->sample_ms = gf_lag_sample_ms(ingest->config->ingest_lag_max);
     lag->timer = gf_timer_start(ingest->loop, POLL_MS, POLL_MS, on_timer, lag);
     return lag;
 }
