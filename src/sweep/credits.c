@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Produces again the commands of open credits whose due_ms has come: their first command was lost between the row and Kafka.
  * A copy claims a credit by moving its due_ms with compare-and-set; settlement sets it to NULL when the credit is final, and
- * drops every repeat as a duplicate. */
+ * drops every repeat as a duplicate. A credit that settlement can only bury (a dead letter each time) stays open, so the
+ * pause grows with the credit's age: six or seven repeats in the first hour, then one an hour. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,19 +13,20 @@
 #include "sweep.h"
 
 #define CREDITS 500
-#define AGAIN_MS 60000
+#define AGAIN_MIN_MS 60000
+#define AGAIN_MAX_MS 3600000
 
 struct due {
     struct gf_uuid id;
     enum gf_kind kind;
-    int64_t user_id, due_ms;
+    int64_t user_id, due_ms, created_ms;
 };
 
 static enum gf_class find_due(struct sweep_jobs *jobs, int64_t now_ms, struct due *due_r, int *count_r, struct gf_error *error_r)
 {
     struct gf_sql_result *result;
     enum gf_class class = gf_sql_queryf(jobs->sql, &result, error_r,
-                                        "SELECT credit_id, kind, user_id, due_ms FROM credit WHERE due_ms <= %" PRId64
+                                        "SELECT credit_id, kind, user_id, due_ms, created_ms FROM credit WHERE due_ms <= %" PRId64
                                         " AND status = 1 ORDER BY due_ms LIMIT %d", now_ms, CREDITS);
 
     *count_r = 0;
@@ -37,9 +39,20 @@ static enum gf_class find_due(struct sweep_jobs *jobs, int64_t now_ms, struct du
         due->kind = (enum gf_kind)gf_sql_i64(result, 1);
         due->user_id = gf_sql_i64(result, 2);
         due->due_ms = gf_sql_i64(result, 3);
+        due->created_ms = gf_sql_i64(result, 4);
     }
     gf_sql_result_free(&result);
     return GF_OK;
+}
+
+/* As old again as the credit is now: 1, 2, 4, 8 minutes .. */
+static int64_t again_ms(const struct due *due, int64_t now_ms)
+{
+    int64_t age_ms = now_ms - due->created_ms;
+
+    if (age_ms < AGAIN_MIN_MS)
+        return now_ms + AGAIN_MIN_MS;
+    return now_ms + (age_ms < AGAIN_MAX_MS ? age_ms : AGAIN_MAX_MS);
 }
 
 static enum gf_class claim(struct sweep_jobs *jobs, const struct due *due, int64_t now_ms, bool *mine_r, struct gf_error *error_r)
@@ -48,7 +61,7 @@ static enum gf_class claim(struct sweep_jobs *jobs, const struct due *due, int64
     enum gf_class class;
 
     gf_buf_reset(&jobs->text);
-    gf_buf_addf(&jobs->text, "UPDATE credit SET due_ms = %" PRId64 " WHERE credit_id = ", now_ms + AGAIN_MS);
+    gf_buf_addf(&jobs->text, "UPDATE credit SET due_ms = %" PRId64 " WHERE credit_id = ", again_ms(due, now_ms));
     gf_buf_add_xhex(&jobs->text, due->id.b, sizeof(due->id.b));
     gf_buf_addf(&jobs->text, " AND due_ms = %" PRId64 " AND status = 1", due->due_ms);
     GF_ASSERT(gf_buf_ok(&jobs->text));

@@ -78,21 +78,48 @@ def test_dead_letters_reach_their_topic(swept):
     swept.verify()
 
 
-def test_a_credit_whose_command_was_lost_is_delivered_once(swept):
-    user = swept.new_user(100)
+def credit_id():
+    """Ids of credits are of version 8 (F2)."""
     raw = bytearray(uuid.UUID(uuid7()).bytes)
     raw[6] = 0x80 | raw[6] & 0x0F
+    return bytes(raw)
+
+
+def test_a_credit_whose_command_was_lost_is_delivered_once(swept):
+    user = swept.new_user(100)
+    credit = credit_id()
     now = int(time.time() * 1000)
     swept.sql(
         "INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms, due_ms) VALUES (%s, 3, %s, 11, 'test', 'test', 1, %s, %s)",
-        bytes(raw), user, now, now,
+        credit, user, now, now,
     )  # fmt: skip
     wait_until(lambda: swept.balance(user) == 111, 60, "credit")
-    row = swept.sql("SELECT status, due_ms FROM credit WHERE credit_id = %s", bytes(raw))[0]
+    row = swept.sql("SELECT status, due_ms FROM credit WHERE credit_id = %s", credit)[0]
     assert row == {"status": 2, "due_ms": None}
     swept.drain()
     assert swept.balance(user) == 111
     swept.verify()
+
+
+def test_a_credit_that_stays_open_is_repeated_ever_more_rarely(swept):
+    """settle is away, so nothing closes the credits: what is looked at is when each is due next."""
+    swept.stop("settle-1")
+    minute, hour = 60_000, 3_600_000
+    now = int(time.time() * 1000)
+    user = swept.new_id()
+    ages = {1: 0, 2: 10 * minute, 3: 48 * hour}
+    for part, age in ages.items():
+        swept.sql(
+            "INSERT INTO credit (credit_id, kind, user_id, coins, part, actor, reason, status, created_ms, due_ms) VALUES (%s, 3, %s, 11, %s, 'test', 'rare', 1, %s, %s)",
+            credit_id(), user, part, now - age, now,
+        )  # fmt: skip
+    wait_until(lambda: not swept.sql("SELECT 1 FROM credit WHERE reason = 'rare' AND due_ms = %s", now), 60, "claims")
+    late = int(time.time() * 1000)
+    due = {row["part"]: row["due_ms"] for row in swept.sql("SELECT part, due_ms FROM credit WHERE reason = 'rare'")}
+    for part, pause in {1: minute, 2: 10 * minute, 3: hour}.items():
+        assert now + pause <= due[part] <= late + pause + (late - now), part
+    swept.sql("DELETE FROM credit WHERE reason = 'rare'")
+    swept.start("settle-1")
 
 
 def test_sweep_says_when_mysql_is_gone_and_comes_back(swept):
