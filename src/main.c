@@ -47,6 +47,8 @@ static int run(const struct gf_role *role, int argc, char **argv)
 
     if (argc > 1 && strcmp(argv[1], "--help") == 0) {
         printf("usage: giftflow %s [--config FILE] %s\n\n%s\n", role->name, role->usage ? role->usage : "", role->summary);
+        if (role->details != NULL)
+            printf("\n%s", role->details);
         return 0;
     }
     gf_log_init(role->name, GF_INFO);

@@ -122,5 +122,12 @@ GF_NODISCARD enum gf_class gf_kafka_topic_create(struct gf_kafka_admin *admin, c
 /* 0 partitions: the cluster has no such topic. */
 GF_NODISCARD enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char *topic, int *partitions_r,
                                                      struct gf_error *error_r);
+struct gf_kafka_setting {
+    const char *name;
+    char value[64]; /* as Kafka writes it; cut when longer, "" when the broker does not know the name */
+};
+/* What holds for the topic now, whether set on it or the broker's default. */
+GF_NODISCARD enum gf_class gf_kafka_topic_settings(struct gf_kafka_admin *admin, const char *topic,
+                                                   struct gf_kafka_setting *settings, size_t count, struct gf_error *error_r);
 GF_NODISCARD enum gf_class gf_kafka_watermarks(struct gf_kafka_admin *admin, const char *topic, int32_t partition,
                                                int64_t *low_r, int64_t *high_r, struct gf_error *error_r);

@@ -113,10 +113,11 @@ static bool fits(struct lane *lane, int32_t partition, int count, int64_t low, i
         lane_stop_part(lane, partition, "the topic has %d partitions, the log was made for %" PRId32, count,
                        claim->partitions);
     else if (low > claim->next_offset)
-        lane_stop_part(lane, partition, "records [%" PRId64 ", %" PRId64 ") are gone unsettled", claim->next_offset, low);
+        lane_stop_part(lane, partition, "records [%" PRId64 ", %" PRId64 ") are gone unsettled; see giftflow init --help",
+                       claim->next_offset, low);
     else if (high < claim->next_offset)
         lane_stop_part(lane, partition, "the partition ends at %" PRId64 ", before the settled offset %" PRId64
-                                        ": truncated or made anew", high, claim->next_offset);
+                                        ": truncated or made anew; see giftflow init --help", high, claim->next_offset);
     else
         return true;
     return false;
@@ -165,7 +166,6 @@ static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *st
         return class;
     if (claimed == CLAIM_NO_LOG) {
         lane_stop_part(lane, partition, "it has no live log: was `giftflow init` run for this topic?");
-        lane_part(lane, partition)->no_log = true;
         return GF_OK;
     }
     class = ask_partitions(lane, &count, error_r);

@@ -15,7 +15,6 @@ struct part {
     bool assigned;       /* by the group */
     bool owned;          /* claimed in MySQL, consumed */
     bool stopped;        /* must not go on before somebody has looked */
-    bool no_log;         /* stopped because init has not made its log yet: looked for again */
     uint32_t generation; /* changes with each assignment and revocation */
     struct claim claim;
     struct notice_queue notices;

@@ -20,7 +20,7 @@
 #define TRIES_MAX 5
 #define REFUSALS_MAX 2
 #define ER_PARSE_ERROR 1064 /* our text, never the record's fault */
-#define LOOK_MS 2000        /* for a log that init has not made yet */
+#define LOOK_MS 2000        /* for a new log of a stopped partition */
 #define FENCED_MS 30000     /* fenced out and still assigned after this: claim again */
 
 enum done { DONE_OK, DONE_DROPPED, DONE_REFUSED };
@@ -319,8 +319,8 @@ static bool check_last(struct lane *lane, struct part *part, const struct gf_kaf
             part->check_last = false;
             return true;
         }
-        lane_stop_part(lane, partition, "the record at %" PRId64 " is not the one that was settled: the topic was made anew",
-                       first->offset);
+        lane_stop_part(lane, partition, "the record at %" PRId64 " is not the one that was settled: the topic was made "
+                                        "anew; see giftflow init --help", first->offset);
         return false;
     }
     if (lane_watermarks(lane, partition, &low, &high, &error) != GF_OK) {
@@ -469,18 +469,19 @@ static void write_notified(struct lane *lane, struct part *part)
         gf_log(GF_WARN, "notified_not_written", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
 }
 
-/* init may run later than we: its rows are the one thing that mends a stopped partition without anybody's doubt. */
+/* Another live log than the one at which it was stopped is the one thing that mends a partition without anybody's doubt: init
+ * has run later than we, or with --new-log. */
 static void look_for_log(struct lane *lane, struct part *part, int32_t partition)
 {
     const struct claim_request request = {.topic = lane->shared->topic, .partition = partition};
     int64_t now_ms = gf_clock_mono_ms();
     struct gf_error error;
-    bool found = false;
+    int32_t log = -1;
 
     if (now_ms - part->looked_ms < LOOK_MS)
         return;
     part->looked_ms = now_ms;
-    if (store_has_log(lane->store, &request, &found, &error) == GF_OK && found)
+    if (store_live_log(lane->store, &request, &log, &error) == GF_OK && log >= 0 && log != part->claim.log)
         lane->rejoin = true;
 }
 
@@ -488,9 +489,8 @@ bool lane_serve_part(struct lane *lane, int32_t partition)
 {
     struct part *part = lane_part(lane, partition);
 
-    if (part->no_log)
+    if (part->stopped)
         look_for_log(lane, part, partition);
-
     if (part->fenced_ms > 0 && gf_clock_mono_ms() - part->fenced_ms > FENCED_MS) {
         gf_log(GF_ERROR, "partition_contested", "partition=%" PRId32 " reason=\"fenced out and still assigned\"", partition);
         part->fenced_ms = 0;

@@ -38,8 +38,9 @@ struct claim_request {
     int32_t partition;
     const char *owner;
 };
-GF_NODISCARD enum gf_class store_has_log(struct store *store, const struct claim_request *request, bool *found_r,
-                                         struct gf_error *error_r);
+/* The number of the partition's live log; -1: it has none. */
+GF_NODISCARD enum gf_class store_live_log(struct store *store, const struct claim_request *request, int32_t *log_r,
+                                          struct gf_error *error_r);
 /* F8: takes the live log of this partition over: epoch + 1. Waits up to 15 s for a former owner's transaction. */
 GF_NODISCARD enum gf_class store_claim(struct store *store, const struct claim_request *request, struct claim *claim_r,
                                        enum claimed *claimed_r, struct gf_error *error_r);

@@ -12,8 +12,7 @@ static enum gf_class set_lock_wait(struct store *store, int seconds, struct gf_e
     return gf_sql_execf(store->sql, error_r, "SET SESSION innodb_lock_wait_timeout=%d", seconds);
 }
 
-static enum gf_class find_log(struct store *store, const struct claim_request *request, int32_t *log_r, bool *found_r,
-                              struct gf_error *error_r)
+static enum gf_class find_log(struct store *store, const struct claim_request *request, int32_t *log_r, struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
     enum gf_class class;
@@ -25,8 +24,7 @@ static enum gf_class find_log(struct store *store, const struct claim_request *r
     class = gf_sql_query(store->sql, store->text.data, store->text.len, &result, error_r);
     if (class != GF_OK)
         return class;
-    *found_r = gf_sql_next(result);
-    *log_r = *found_r ? (int32_t)gf_sql_i64(result, 0) : -1;
+    *log_r = gf_sql_next(result) ? (int32_t)gf_sql_i64(result, 0) : -1;
     gf_sql_result_free(&result);
     return GF_OK;
 }
@@ -86,13 +84,12 @@ static enum gf_class take_over(struct store *store, const char *owner, struct cl
     return class == GF_UNCERTAIN ? GF_RETRY : class; /* one epoch more does no harm */
 }
 
-enum gf_class store_has_log(struct store *store, const struct claim_request *request, bool *found_r,
-                            struct gf_error *error_r)
+enum gf_class store_live_log(struct store *store, const struct claim_request *request, int32_t *log_r,
+                             struct gf_error *error_r)
 {
     enum gf_class class = store_ready(store, error_r);
-    int32_t log;
 
-    return class == GF_OK ? find_log(store, request, &log, found_r, error_r) : class;
+    return class == GF_OK ? find_log(store, request, log_r, error_r) : class;
 }
 
 enum gf_class store_claim(struct store *store, const struct claim_request *request, struct claim *claim_r,
@@ -100,15 +97,14 @@ enum gf_class store_claim(struct store *store, const struct claim_request *reque
 {
     enum gf_class class = store_ready(store, error_r);
     struct gf_error ignored;
-    bool found = false;
 
     *claim_r = (struct claim){0};
     if (class == GF_OK)
-        class = find_log(store, request, &claim_r->log, &found, error_r);
+        class = find_log(store, request, &claim_r->log, error_r);
     if (class != GF_OK)
         return class;
-    *claimed_r = found ? CLAIMED : CLAIM_NO_LOG;
-    if (!found)
+    *claimed_r = claim_r->log >= 0 ? CLAIMED : CLAIM_NO_LOG;
+    if (*claimed_r == CLAIM_NO_LOG)
         return GF_OK;
     class = set_lock_wait(store, TAKE_OVER_WAIT_S, error_r);
     if (class == GF_OK)

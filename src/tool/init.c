@@ -1,48 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `giftflow init`: database, numbered migrations, topics, and the rows that pin them (topic, progress, rollup).
- * A repeat changes nothing; two inits at once wait for each other (a named lock of the server). What was pinned and differs
- * now is an error that names both sides: partitions decide which process owns a wallet, so they never change by accident.
- * Blocking; every wait is bounded by --wait. */
+ * A repeat changes nothing; two inits at once wait for each other (a named lock of the server). Blocking; every wait is
+ * bounded by --wait. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gf/clock.h"
-#include "gf/kafka.h"
 #include "gf/num.h"
 #include "gf/role.h"
+#include "init.h"
 #include "migrations.h"
 #include "tool.h"
 
 #define STATEMENT_MAX 16384
 #define LOCK_WAIT_S 60
-#define USAGE "[--wait SECONDS]"
+#define USAGE "[--wait SECONDS] [--new-log PARTITION|all [--accept-loss] [--yes]]"
 
-struct init {
-    const struct gf_config *config;
-    struct gf_sql *sql;
-    struct gf_kafka_admin *admin;
-    int64_t deadline_ms;
-    struct gf_error error;
-};
-
-struct topic {
-    const char *suffix;
-    bool commands;      /* its partitions are logs: progress and rollup rows */
-    bool many;          /* config.kafka_partitions, else one */
-    const char *retention_ms;
-};
-
-/* Commands are the queue between "accepted" and "settled": a month of outage loses nothing. */
-static const struct topic topics[] = {
-    {"commands", true, true, "2592000000"},
-    {"notices", false, true, "86400000"},
-    {"catalogue", false, false, "86400000"},
-    {"dlq", false, false, "2592000000"},
-};
-
-static enum gf_class query_i64(struct init *init, int64_t *value_r, const char *text)
+enum gf_class gf_init_query_i64(struct init *init, int64_t *value_r, const char *text)
 {
     struct gf_sql_result *result;
     enum gf_class class = gf_sql_query(init->sql, text, strlen(text), &result, &init->error);
@@ -92,7 +68,7 @@ static enum gf_class open_database(struct init *init)
             printf("database %s: created\n", name);
     }
     if (class == GF_OK)
-        class = query_i64(init, &locked, "SELECT GET_LOCK('giftflow.init', 60)");
+        class = gf_init_query_i64(init, &locked, "SELECT GET_LOCK('giftflow.init', 60)");
     if (class == GF_OK && locked != 1)
         return gf_fail(&init->error, GF_RETRY, 0, "another init has been running for %d s", LOCK_WAIT_S);
     return class;
@@ -117,12 +93,12 @@ static enum gf_class apply(struct init *init, const struct gf_migration *migrati
 static enum gf_class migrate(struct init *init)
 {
     int64_t applied = 0, tables = 0;
-    enum gf_class class = query_i64(init, &tables,
+    enum gf_class class = gf_init_query_i64(init, &tables,
                                     "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND "
                                     "table_name = 'schema_migration'");
 
     if (class == GF_OK && tables > 0)
-        class = query_i64(init, &applied, "SELECT COALESCE(MAX(number), 0) FROM schema_migration");
+        class = gf_init_query_i64(init, &applied, "SELECT COALESCE(MAX(number), 0) FROM schema_migration");
     if (class == GF_OK && applied > gf_migrations[gf_migration_count - 1].number)
         return gf_fail(&init->error, GF_REJECT, 0, "the database has migration %" PRId64 ", this program knows %d: it is too old",
                        applied, gf_migrations[gf_migration_count - 1].number);
@@ -132,170 +108,61 @@ static enum gf_class migrate(struct init *init)
     return class;
 }
 
-/* incarnation 0: not pinned yet. */
-static enum gf_class read_pin(struct init *init, const char *name, int *incarnation_r, int *partitions_r)
-{
-    struct gf_sql_result *result;
-    enum gf_class class = gf_sql_queryf(init->sql, &result, &init->error,
-                                        "SELECT incarnation, partitions FROM topic WHERE topic = '%s'", name);
-
-    if (class != GF_OK)
-        return class;
-    *incarnation_r = *partitions_r = 0;
-    if (gf_sql_next(result)) {
-        *incarnation_r = (int)gf_sql_i64(result, 0);
-        *partitions_r = (int)gf_sql_i64(result, 1);
-    }
-    gf_sql_result_free(&result);
-    return GF_OK;
-}
-
-static enum gf_class create_topic(struct init *init, const struct topic *topic, const char *name, bool *created_r)
-{
-    char min_insync[16];
-    const char *settings[] = {
-        "message.timestamp.type", "LogAppendTime", "cleanup.policy", "delete",
-        "retention.ms", topic->retention_ms, "retention.bytes", "-1",
-        "min.insync.replicas", min_insync, "unclean.leader.election.enable", "false", NULL,
-    };
-    struct gf_kafka_topic_spec spec = {
-        .name = name,
-        .partitions = topic->many ? (int)init->config->kafka_partitions : 1,
-        .replication = (int)init->config->kafka_replication,
-        .settings = settings,
-    };
-    enum gf_class class;
-
-    snprintf(min_insync, sizeof(min_insync), "%" PRId64, init->config->kafka_min_insync);
-    while ((class = gf_kafka_topic_create(init->admin, &spec, created_r, &init->error)) == GF_RETRY &&
-           gf_clock_mono_ms() < init->deadline_ms)
-        gf_clock_sleep_ms(200);
-    return class;
-}
-
-/* Kafka's own count of a pinned topic; 0 once it is gone. */
-static enum gf_class ask_partitions(struct init *init, const char *name, int *partitions_r)
-{
-    enum gf_class class;
-
-    while ((class = gf_kafka_topic_partitions(init->admin, name, partitions_r, &init->error)) == GF_RETRY &&
-           gf_clock_mono_ms() < init->deadline_ms)
-        gf_clock_sleep_ms(200);
-    return class;
-}
-
-/* A pinned topic: its counts must agree. One that is gone may be made anew only if no record of it was ever needed. */
-static enum gf_class check_pinned(struct init *init, const struct topic *topic, const char *name, int pinned)
-{
-    int wanted = topic->many ? (int)init->config->kafka_partitions : 1;
-    enum gf_class class;
-    int64_t consumed = 0;
-    int actual = 0;
-
-    if (pinned != wanted)
-        return gf_fail(&init->error, GF_REJECT, 0, "topic %s is pinned to %d partitions, the configuration says %d", name, pinned,
-                       wanted);
-    class = ask_partitions(init, name, &actual);
-    if (class != GF_OK)
-        return class;
-    if (actual == pinned)
-        return GF_OK;
-    if (actual != 0)
-        return gf_fail(&init->error, GF_REJECT, 0, "topic %s is pinned to %d partitions, Kafka has %d", name, pinned, actual);
-    if (!topic->commands)
-        return gf_sql_execf(init->sql, &init->error, "UPDATE topic SET incarnation = incarnation + 1 WHERE topic = '%s'", name);
-    class = query_i64(init, &consumed, "SELECT COALESCE(MAX(next_offset), 0) FROM progress WHERE live = 1");
-    if (class == GF_OK && consumed > 0)
-        return gf_fail(&init->error, GF_REJECT, 0, "topic %s is gone from Kafka although records of it were settled", name);
-    return class;
-}
-
-/* Log numbers are handed out here and nowhere else, from max + 1. */
-static enum gf_class insert_logs(struct init *init, const char *name, int partitions)
-{
-    int64_t log = 0;
-    enum gf_class class = query_i64(init, &log, "SELECT COALESCE(MAX(log), 0) FROM progress FOR UPDATE");
-
-    for (int part = 0; part < partitions && class == GF_OK; part++)
-        class = gf_sql_execf(init->sql, &init->error,
-                             "INSERT INTO progress (log, topic, part, incarnation, live, partitions) VALUES "
-                             "(%" PRId64 ", '%s', %d, 1, 1, %d)",
-                             log + 1 + part, name, part, partitions);
-    if (class == GF_OK)
-        class = gf_sql_execf(init->sql, &init->error,
-                             "INSERT INTO rollup (log) SELECT p.log FROM progress p LEFT JOIN rollup r ON r.log = p.log "
-                             "WHERE r.log IS NULL");
-    return class;
-}
-
-static enum gf_class pin(struct init *init, const struct topic *topic, const char *name)
-{
-    int partitions = topic->many ? (int)init->config->kafka_partitions : 1;
-    enum gf_class class = gf_sql_begin(init->sql, &init->error);
-
-    if (class == GF_OK)
-        class = gf_sql_execf(init->sql, &init->error, "INSERT INTO topic VALUES ('%s', 1, %d, %" PRId64 ")", name, partitions,
-                             gf_clock_real_ms());
-    if (class == GF_OK && topic->commands)
-        class = insert_logs(init, name, partitions);
-    if (class == GF_OK)
-        class = gf_sql_commit(init->sql, &init->error);
-    if (class != GF_OK)
-        gf_sql_rollback(init->sql);
-    return class;
-}
-
-static enum gf_class prepare_topic(struct init *init, const struct topic *topic)
-{
-    int incarnation = 0, pinned = 0;
-    bool created = false;
-    enum gf_class class;
-    char name[GF_CONFIG_TEXT_MAX + 16];
-
-    snprintf(name, sizeof(name), "%s.%s", init->config->kafka_prefix, topic->suffix);
-    class = read_pin(init, name, &incarnation, &pinned);
-    if (class == GF_OK && incarnation > 0)
-        class = check_pinned(init, topic, name, pinned);
-    if (class == GF_OK)
-        class = create_topic(init, topic, name, &created);
-    if (class == GF_OK && incarnation == 0)
-        class = pin(init, topic, name);
-    if (class == GF_OK)
-        printf("topic %s: %s\n", name, created ? "created" : "there");
-    return class;
-}
-
 static enum gf_class init_all(struct init *init)
 {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-    const char *prefix = init->config->kafka_prefix;
-    enum gf_class class;
+    enum gf_class class = open_database(init);
 
-    if (prefix[strspn(prefix, allowed)] != '\0')
-        return gf_fail(&init->error, GF_REJECT, 0, "kafka.prefix may have letters, digits, '.', '_' and '-' only");
-    class = open_database(init);
     if (class == GF_OK)
         class = migrate(init);
     if (class == GF_OK)
         class = gf_kafka_admin_create(init->config, &init->admin, &init->error);
-    for (size_t i = 0; i < GF_COUNT(topics) && class == GF_OK; i++)
-        class = prepare_topic(init, &topics[i]);
+    if (class == GF_OK)
+        class = gf_init_topics(init);
+    if (class == GF_OK && init->new_log != GF_INIT_NO_PARTITION)
+        class = gf_init_new_logs(init);
     return class;
+}
+
+/* NULL, or what is wrong with the arguments. */
+static const char *parse(struct init *init, int argc, char **argv, int64_t *wait_s_r)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *value;
+        int64_t number;
+
+        if (strcmp(argv[i], "--accept-loss") == 0) {
+            init->accept_loss = true;
+        } else if (strcmp(argv[i], "--yes") == 0) {
+            init->yes = true;
+        } else if (gf_tool_option(argc, argv, &i, "--new-log", &value)) {
+            init->new_log = GF_INIT_ALL_PARTITIONS;
+            if (value == NULL)
+                return "--new-log takes a partition's number or all";
+            if (strcmp(value, "all") == 0)
+                continue;
+            if (!gf_num_parse_i64(value, strlen(value), 0, 1023, &number))
+                return "--new-log takes a partition's number or all";
+            init->new_log = (int)number;
+        } else if (!gf_tool_option(argc, argv, &i, "--wait", &value)) {
+            return "does not know one of these arguments";
+        } else if (value == NULL || !gf_num_parse_i64(value, strlen(value), 0, 3600, wait_s_r)) {
+            return "--wait takes 0..3600 seconds";
+        }
+    }
+    if (init->new_log == GF_INIT_NO_PARTITION && (init->accept_loss || init->yes))
+        return "--accept-loss and --yes belong to --new-log";
+    return NULL;
 }
 
 static int run(const struct gf_config *config, int argc, char **argv)
 {
-    struct init init = {.config = config};
+    struct init init = {.config = config, .new_log = GF_INIT_NO_PARTITION};
     int64_t wait_s = 60;
+    const char *problem = parse(&init, argc, argv, &wait_s);
     enum gf_class class;
 
-    for (int i = 1; i < argc; i++) {
-        const char *value;
-
-        if (!gf_tool_option(argc, argv, &i, "--wait", &value) || value == NULL ||
-            !gf_num_parse_i64(value, strlen(value), 0, 3600, &wait_s))
-            return gf_tool_usage("init", USAGE, "--wait takes 0..3600 seconds and is the only option");
-    }
+    if (problem != NULL)
+        return gf_tool_usage("init", USAGE, problem);
     init.deadline_ms = gf_clock_mono_ms() + wait_s * 1000;
     class = init_all(&init);
     gf_kafka_admin_close(&init.admin);
@@ -310,6 +177,14 @@ const struct gf_role gf_role_init = {
     .name = "init",
     .summary = "database, schema and topics; a repeat changes nothing",
     .usage = USAGE,
+    .details = "After settle has stopped a partition because the commands topic was made anew or truncated, or lost records by\n"
+               "retention, --new-log closes the partition's log and opens a new one at the first record that Kafka has now.\n"
+               "Nothing settled is lost or done twice: a request that comes again is a duplicate. A running settle goes on by\n"
+               "itself within seconds. Outcomes of the closed log that were not yet told on the screens stay untold.\n"
+               "  --new-log PARTITION|all  the partition; all: each one of which something was settled. Makes a lost topic anew\n"
+               "  --accept-loss            needed when accepted requests are gone from Kafka unsettled: they get no outcome\n"
+               "  --yes                    also when the log looks healthy: a topic made anew that is longer already does\n"
+               "  --wait SECONDS           how long to wait for MySQL and Kafka (60)\n",
     .needs_config = true,
     .run = run,
 };

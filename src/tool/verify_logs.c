@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* verify's pass over the logs: one scan of `trade` per log in offset order, beside the log's batches, dead letters and income,
  * which fit in memory. Logs are taken by number: a wallet lives in one log at a time and a new log starts after the old one
- * was drained, so this is the order in which each wallet's trades were settled. */
+ * was drained or closed, so this is the order in which each wallet's trades were settled. A log may begin at any offset (that
+ * of the first record that Kafka had when the log was opened): its first batch says where, and the hash chain that it is the
+ * first. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,7 +146,8 @@ static void check_batch_row(struct pass *pass, const struct batch *batch, int64_
 static void check_progress(struct pass *pass)
 {
     const struct progress *log = pass->log;
-    int64_t end = pass->batch_count > 0 ? pass->batches[pass->batch_count - 1].next : 0;
+    /* Where nothing was consumed yet, nothing was rolled up either. */
+    int64_t end = pass->batch_count > 0 ? pass->batches[pass->batch_count - 1].next : log->rolled_offset;
     const uint8_t *head = pass->batch_count > 0 ? pass->batches[pass->batch_count - 1].hash : NULL;
 
     if (end != log->next_offset)
@@ -408,7 +411,7 @@ static void close_receiver(void *ctx, struct gf_map_node *node)
 static enum gf_class check_log(struct verify *verify, const struct progress *log)
 {
     struct pass pass = {.verify = verify, .log = log, .sha = gf_sha256_create()};
-    int64_t expected_first = 0;
+    int64_t expected_first;
     enum gf_class class = read_batches(&pass);
 
     if (class == GF_OK)
@@ -417,6 +420,7 @@ static enum gf_class check_log(struct verify *verify, const struct progress *log
         class = read_income(&pass);
     if (class != GF_OK)
         goto out;
+    expected_first = pass.batch_count > 0 && pass.batches[0].first > 0 ? pass.batches[0].first : 0;
     for (size_t i = 0; i < pass.batch_count; i++) {
         check_batch_row(&pass, &pass.batches[i], expected_first);
         expected_first = pass.batches[i].next;

@@ -3,11 +3,17 @@
 
 import json
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from conftest import finish
-from stack import Stack
+from stack import Stack, wait_until
 
+AS_INIT_MAKES_IT = {
+    "message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete", "retention.ms": "2592000000", "retention.bytes": "-1",
+    "min.insync.replicas": "1", "unclean.leader.election.enable": "false",
+}  # fmt: skip
 TABLES = ("schema_migration", "topic", "progress", "rollup")
 
 
@@ -105,3 +111,150 @@ def test_topics_are_made_as_promised(servers):
     assert len(about["topics"][0]["partitions"]) == 3
     servers.produce(1, "x", topic="giftflow.catalogue")
     assert servers.records("giftflow.catalogue")[0]["tstype"] == "logappend"
+
+
+@pytest.mark.parametrize("setting", [("message.timestamp.type", "CreateTime"), ("cleanup.policy", "compact"), ("retention.ms", "604800000"), ("retention.bytes", "1000000")])
+def test_a_commands_topic_with_other_settings_is_refused(servers, setting):
+    name, value = setting
+    prefix = name.replace(".", "-")
+    servers.create_topic(f"{prefix}.commands", 3, {**AS_INIT_MAKES_IT, name: value})
+    status, _, error = init(servers, GIFTFLOW_KAFKA_PREFIX=prefix)
+    assert status == 1 and f"{prefix}.commands has {name}={value}, wanted is {AS_INIT_MAKES_IT[name]}" in error, error
+    assert not servers.sql("SELECT 1 FROM progress WHERE topic = %s", f"{prefix}.commands")
+
+
+def test_other_settings_that_lose_nothing_are_taken(servers):
+    servers.create_topic("kept.commands", 3, {**AS_INIT_MAKES_IT, "retention.ms": "-1"})
+    servers.create_topic("kept.notices", 3, {**AS_INIT_MAKES_IT, "retention.ms": "3600000"})
+    assert init(servers, GIFTFLOW_KAFKA_PREFIX="kept")[0] == 0
+    status, _, error = init(servers, GIFTFLOW_KAFKA_PREFIX="kept", GIFTFLOW_KAFKA_MIN_INSYNC="2")
+    assert status == 1 and "kept.commands has min.insync.replicas=1, wanted is 2 or more" in error, error
+
+
+@pytest.mark.parametrize("args", [("--new-log",), ("--new-log", "x"), ("--new-log", "1024"), ("--accept-loss",), ("--yes",), ("--new-logs", "1")])
+def test_wrong_arguments_are_a_usage_error(servers, args):
+    assert init(servers, *args)[0] == 2
+
+
+def test_a_log_of_which_nothing_was_settled_stays(servers):
+    before = rows(servers)
+    status, out, error = init(servers, "--new-log", "all")
+    assert status == 0 and out.count("nothing was settled") == 3, out + error
+    assert rows(servers) == before
+    status, _, error = init(servers, "--new-log", "3")
+    assert status == 1 and "has no partition 3" in error, error
+
+
+# -- a commands topic that is not what it was (F5)
+
+
+@pytest.fixture(scope="module")
+def settling():
+    stack = Stack(roles={"ingest": 0, "router": 0, "gateway": 0}, partitions=2)
+    try:
+        stack.up()
+        now = int(time.time() * 1000)
+        stack.sql("INSERT INTO gift VALUES (22, 'Heart', '', '', 9999, 1, 1, %s)", now)
+        stack.sql("INSERT INTO gift_price VALUES (22, %s, %s, 90, 5000)", now - 3600_000, 2**63 - 1)
+        yield stack
+    finally:
+        finish(stack)
+
+
+def live(stack):
+    return {row["part"]: row for row in stack.sql("SELECT * FROM progress WHERE live = 1")}
+
+
+def send(stack, users):
+    """A gift of each; the balances afterwards are given."""
+    stack.produce_many([(user, stack.gift_command(user)) for user in users])
+
+
+def balances(stack, users):
+    return {row["balance"] for row in stack.sql(f"SELECT balance FROM wallet WHERE user_id IN ({','.join(map(str, users))})")}
+
+
+def await_stop(stack, text):
+    wait_until(lambda: stack.log_text("settle-1").count("event=partition_stopped") >= 1 and text in stack.log_text("settle-1"), 60, text)
+    assert not stack.is_ready("settle-1")
+
+
+def start_stopped(stack, text):
+    (Path(stack.env["GIFTFLOW_LOG_DIR"]) / "settle-1.log").write_text("")
+    stack.start("settle-1", wait=False)
+    await_stop(stack, text)
+
+
+def settles_again(stack):
+    stack.drain()
+    wait_until(lambda: stack.is_ready("settle-1"), 60, "ready")
+    stack.verify()
+
+
+def test_a_topic_made_anew_stops_its_partitions_until_they_get_new_logs(settling):
+    users = settling.new_users(20, 1000)
+    send(settling, users)
+    settling.drain()
+    assert balances(settling, users) == {910}
+    settling.stop("settle-1")
+    settling.delete_topic("giftflow.commands")
+    for args in ((), ("--new-log", "0")):
+        status, _, error = init(settling, *args)
+        assert status == 1 and "gone from Kafka although" in error, error
+    settling.create_topic("giftflow.commands", 2, AS_INIT_MAKES_IT)
+    send(settling, users)
+    start_stopped(settling, "truncated or made anew; see giftflow init --help")
+    assert balances(settling, users) == {910}
+
+    before = live(settling)
+    status, out, error = init(settling, "--new-log", "all")
+    assert status == 0, error
+    settles_again(settling)
+    assert balances(settling, users) == {820}
+    for part, row in live(settling).items():
+        assert row["log"] > max(old["log"] for old in before.values())
+        assert (row["incarnation"], row["partitions"]) == (before[part]["incarnation"] + 1, 2)
+        assert f"partition {part}: log {before[part]['log']} closed at {before[part]['next_offset']}, log {row['log']} begins at 0" in out
+    closed = settling.sql("SELECT epoch FROM progress WHERE live IS NULL ORDER BY part")
+    assert [row["epoch"] > before[part]["epoch"] for part, row in enumerate(closed)] == [True, True]  # its owner, were there one, is fenced out
+
+
+def test_a_healthy_log_is_closed_only_with_yes_and_nothing_settles_twice(settling):
+    users = settling.new_users(20, 1000)
+    send(settling, users)
+    settling.drain()
+    before = rows(settling)
+    status, _, error = init(settling, "--new-log", "all")
+    assert status == 1 and "looks healthy" in error and "--yes" in error, error
+    assert rows(settling) == before
+    settling.stop("settle-1")
+    status, _, error = init(settling, "--new-log", "all", "--yes")
+    assert status == 0, error
+    settling.start("settle-1")
+    settles_again(settling)
+    assert balances(settling, users) == {910}
+    assert settling.sql("SELECT SUM(duplicate) AS n FROM batch b JOIN progress p ON p.log = b.log AND p.live = 1")[0]["n"] >= 40
+
+
+def test_records_that_retention_took_are_given_up_only_on_demand(settling):
+    users = settling.new_users(20, 1000)
+    settling.drain()
+    settling.stop("settle-1")
+    send(settling, users)
+    ends = settling.end_offsets()
+    settling.delete_records("giftflow.commands", 0, ends[0])
+    start_stopped(settling, "are gone unsettled; see giftflow init --help")
+    before = live(settling)
+    lost = ends[0] - before[0]["next_offset"]
+    assert lost > 0
+    status, _, error = init(settling, "--new-log", "0")
+    assert status == 1 and "--accept-loss" in error, error
+    status, out, error = init(settling, "--new-log", "0", "--accept-loss")
+    assert status == 0 and f"records [{before[0]['next_offset']}, {ends[0]}) are lost" in out, out + error
+    assert live(settling)[1]["log"] == before[1]["log"]
+    settling.verify()  # a log of which nothing was consumed yet, and that does not begin at 0
+    send(settling, users)
+    settles_again(settling)
+    sums = settling.sql(f"SELECT SUM(balance) AS n FROM wallet WHERE user_id IN ({','.join(map(str, users))})")
+    assert sums[0]["n"] == 20 * (1000 - 180) + 90 * lost
+    assert settling.sql("SELECT MIN(first_offset) AS n FROM batch WHERE log = %s", live(settling)[0]["log"])[0]["n"] == ends[0]

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocking questions to the cluster: topics, partition counts, watermarks. One handle, any thread at a time; every call
+/* Blocking questions to the cluster: topics, their settings, partition counts, watermarks. One handle, any thread at a time; every call
  * ends within CALL_MS. The handle is a consumer without a group: unlike a producer's, its metadata requests never create
  * topics. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "gf/clock.h"
 #include "gf/kafka.h"
@@ -173,5 +174,65 @@ enum gf_class gf_kafka_topic_create(struct gf_kafka_admin *admin, const struct g
     class = await_partitions(admin, spec, error_r);
     if (class == GF_OK)
         *created_r = err == RD_KAFKA_RESP_ERR_NO_ERROR;
+    return class;
+}
+
+static rd_kafka_event_t *request_settings(struct gf_kafka_admin *admin, const char *topic)
+{
+    rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(admin->rk, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
+    rd_kafka_ConfigResource_t *resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
+    rd_kafka_resp_err_t err;
+    char text[200];
+
+    GF_ASSERT(resource != NULL);
+    err = rd_kafka_AdminOptions_set_request_timeout(options, CALL_MS, text, sizeof(text));
+    GF_ASSERT(err == RD_KAFKA_RESP_ERR_NO_ERROR);
+    rd_kafka_DescribeConfigs(admin->rk, &resource, 1, options, admin->queue);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_ConfigResource_destroy(resource);
+    return rd_kafka_queue_poll(admin->queue, CALL_MS + 1000);
+}
+
+static void read_settings(const rd_kafka_ConfigResource_t *resource, struct gf_kafka_setting *settings, size_t count)
+{
+    size_t entry_count = 0;
+    const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(resource, &entry_count);
+
+    for (size_t i = 0; i < count; i++)
+        settings[i].value[0] = '\0';
+    for (size_t i = 0; i < entry_count; i++) {
+        const char *name = rd_kafka_ConfigEntry_name(entries[i]), *value = rd_kafka_ConfigEntry_value(entries[i]);
+
+        for (size_t k = 0; k < count && value != NULL; k++)
+            if (strcmp(settings[k].name, name) == 0)
+                gf_copy(settings[k].value, sizeof(settings[k].value), value);
+    }
+}
+
+enum gf_class gf_kafka_topic_settings(struct gf_kafka_admin *admin, const char *topic, struct gf_kafka_setting *settings,
+                                      size_t count, struct gf_error *error_r)
+{
+    rd_kafka_event_t *event = request_settings(admin, topic);
+    const rd_kafka_ConfigResource_t **resources;
+    enum gf_class class = GF_OK;
+    rd_kafka_resp_err_t err;
+    size_t resource_count = 0;
+
+    if (event == NULL)
+        return gf_fail(error_r, GF_RETRY, 0, "kafka: settings of topic %s: no answer", topic);
+    err = rd_kafka_event_error(event);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        class = gf_kafka_fail(error_r, err, "settings");
+        goto out;
+    }
+    resources = rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event), &resource_count);
+    GF_ASSERT(resource_count == 1);
+    err = rd_kafka_ConfigResource_error(resources[0]);
+    if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        class = gf_kafka_fail(error_r, err, topic);
+    else
+        read_settings(resources[0], settings, count);
+out:
+    rd_kafka_event_destroy(event);
     return class;
 }
