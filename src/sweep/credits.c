@@ -10,6 +10,7 @@
 #include "gf/clock.h"
 #include "gf/command.h"
 #include "gf/log.h"
+#include "gf/num.h"
 #include "sweep.h"
 
 #define CREDITS 500
@@ -76,6 +77,13 @@ static enum gf_class produce(struct sweep_jobs *jobs, const struct due *due, int
     struct gf_kafka_record record = {.topic = jobs->commands};
     char key[24];
 
+    /* A row that another hand wrote: no command can name it, and it must not hold up the others. */
+    if (gf_uuid_version(&due->id) != 8 || !gf_id_valid(due->user_id) || due->kind <= GF_KIND_GIFT ||
+        due->kind > GF_KIND_CHARGEBACK) {
+        gf_log(GF_ERROR, "credit_unusable", "user_id=%" PRId64 " kind=%d created_ms=%" PRId64, due->user_id, (int)due->kind,
+               due->created_ms);
+        return GF_OK;
+    }
     gf_buf_reset(&jobs->text);
     gf_command_encode(&command, &jobs->text);
     GF_ASSERT(gf_buf_ok(&jobs->text));

@@ -89,6 +89,8 @@ def test_a_credit_whose_command_was_lost_is_delivered_once(swept):
     user = swept.new_user(100)
     credit = credit_id()
     now = int(time.time() * 1000)
+    unusable = uuid.UUID(uuid7()).bytes  # no id of a credit: written by hand, and due first
+    swept.sql("INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms, due_ms) VALUES (%s, 3, 1, 1, 't', 't', 1, %s, %s)", unusable, now, now - 1000)
     swept.sql(
         "INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms, due_ms) VALUES (%s, 3, %s, 11, 'test', 'test', 1, %s, %s)",
         credit, user, now, now,
