@@ -89,6 +89,14 @@ GF_NODISCARD enum gf_class gf_balance_load(struct gf_redis *redis, int64_t epoch
  * each has its reply. */
 int gf_balance_publish_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_wallet_state *wallet,
                             const struct gf_uuid *ids, size_t count);
+/* The same for many wallets, many in one call. Each reply is INT: how many of its wallets could not be written (a key of
+ * another type, say). Returns the number of calls appended: each has its reply. */
+struct gf_publish {
+    struct gf_wallet_state wallet;
+    const struct gf_uuid *ids;
+    size_t count;
+};
+int gf_balance_publish_many_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_publish *items, size_t count);
 /* The same for a role on a loop, without holds (freeze, new wallet). Best effort: the reply is not looked at. */
 void gf_balance_publish(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet);
 

@@ -24,7 +24,14 @@ struct gf_redis_arg {
 #define GF_REDIS_ARGS_MAX 1024
 
 /* The Lua scripts of src/adapter/redis/scripts.c. Sent as EVALSHA; NOSCRIPT is answered by EVAL of that one call. */
-enum gf_script { GF_SCRIPT_RESERVE, GF_SCRIPT_ABORT, GF_SCRIPT_LOAD, GF_SCRIPT_PUBLISH, GF_SCRIPT_COUNT };
+enum gf_script {
+    GF_SCRIPT_RESERVE,
+    GF_SCRIPT_ABORT,
+    GF_SCRIPT_LOAD,
+    GF_SCRIPT_PUBLISH,
+    GF_SCRIPT_PUBLISH_MANY,
+    GF_SCRIPT_COUNT
+};
 
 struct gf_redis;
 typedef void (*gf_reply_fn)(void *ctx, const struct gf_reply *reply); /* NULL: unknown whether executed */

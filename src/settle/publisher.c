@@ -31,6 +31,7 @@ struct publisher {
     struct gf_redis_sync *redis;
     struct publish_item round[ROUND];
     struct gf_uuid ids[ROUND];
+    struct gf_publish wallets[ROUND];
 };
 
 static uint64_t smallest_power(uint64_t at_least)
@@ -99,24 +100,25 @@ static int compare_items(const void *a, const void *b)
     return (x->ver < y->ver) - (x->ver > y->ver); /* newest first */
 }
 
-/* Appends one call per user of the round: the newest balance and every hold. Returns the replies to wait for. */
+/* Appends the round: for each user the newest balance and every hold. Returns the replies to wait for. */
 static int append_round(struct publisher *publisher, int count)
 {
-    int calls = 0;
+    size_t users = 0;
 
     qsort(publisher->round, (size_t)count, sizeof(publisher->round[0]), compare_items);
     for (int i = 0, next; i < count; i = next) {
         const struct publish_item *item = &publisher->round[i];
-        struct gf_wallet_state state = {
-            .user_id = item->user_id, .ver = item->ver, .balance = item->balance, .status = item->status};
+        struct gf_publish *one = &publisher->wallets[users++];
 
+        *one = (struct gf_publish){
+            .wallet = {.user_id = item->user_id, .ver = item->ver, .balance = item->balance, .status = item->status},
+            .ids = &publisher->ids[i]};
         for (next = i; next < count && publisher->round[next].user_id == item->user_id; next++)
-            publisher->ids[next - i] = publisher->round[next].request_id;
-        calls += gf_balance_publish_sync(publisher->redis, publisher->config->redis_epoch, &state, publisher->ids,
-                                         (size_t)(next - i));
-        gf_metric_add(GF_M_PUBLISHED, 1);
+            publisher->ids[next] = publisher->round[next].request_id;
+        one->count = (size_t)(next - i);
     }
-    return calls;
+    gf_metric_add(GF_M_PUBLISHED, (int64_t)users);
+    return gf_balance_publish_many_sync(publisher->redis, publisher->config->redis_epoch, publisher->wallets, users);
 }
 
 /* The whole server is not serving now, and will: as good as a lost connection. */
@@ -137,6 +139,10 @@ static enum gf_class judge_reply(const struct gf_reply *reply, struct gf_error *
     const char *text;
     size_t len;
 
+    if (gf_reply_type(reply) == GF_REPLY_INT && gf_reply_int(reply) > 0) {
+        gf_metric_add(GF_M_PUBLISH_REFUSED, gf_reply_int(reply));
+        gf_log(GF_ERROR, "publish_refused", "wallets=%lld", (long long)gf_reply_int(reply));
+    }
     if (gf_reply_type(reply) != GF_REPLY_ERROR)
         return GF_OK;
     text = gf_reply_text(reply, &len);

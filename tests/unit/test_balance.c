@@ -371,6 +371,56 @@ static void publish_splits_long_lists_and_counts_a_doubled_id_once(void **state)
     assert_string_equal(field(26, "b"), "500");
 }
 
+/* Many wallets in one call do what one call each does; a key of another type holds up no other. */
+static void publish_many_equals_publish_and_isolates_a_bad_key(void **state)
+{
+    enum { WALLETS = 150 };
+    static struct gf_publish items[WALLETS];
+    static struct gf_uuid ids[WALLETS][2], many[600];
+    struct gf_redis_sync *link = NULL;
+    struct gf_error error;
+    int64_t failed = 0;
+    int calls;
+
+    (void)state;
+    for (int i = 0; i < WALLETS; i++) {
+        struct gf_reserve a = request(5000 + i, 1, 60), b = request(5000 + i, 2, 30);
+
+        given(5000 + i, 5, 100, 1);
+        assert_int_equal(reserve(&a), GF_RESERVED_OK);
+        assert_int_equal(reserve(&b), GF_RESERVED_OK);
+        ids[i][0] = a.request_id;
+        ids[i][1] = b.request_id;
+        items[i] = (struct gf_publish){
+            .wallet = {.user_id = 5000 + i, .ver = 4 + i % 3, .balance = 40, .status = 1}, .ids = ids[i], .count = (size_t)(1 + i % 2)};
+    }
+    for (int i = 0; i < 600; i++)
+        many[i] = ids[7][i % 2];
+    items[7].ids = many;
+    items[7].count = GF_COUNT(many);
+    assert_string_equal(ask("SET gf1:{u:5070}:w text"), "OK");
+    assert_int_equal(gf_redis_sync_connect(&server.config, &link, &error), GF_OK);
+    calls = gf_balance_publish_many_sync(link, 1, items, WALLETS);
+    assert_in_range(calls, 3, 10);
+    for (int i = 0; i < calls; i++) {
+        struct gf_reply *reply = NULL;
+
+        assert_int_equal(gf_redis_sync_reply(link, &reply, &error), GF_OK);
+        assert_int_equal(gf_reply_type(reply), GF_REPLY_INT);
+        failed += gf_reply_int(reply);
+        gf_reply_free(&reply);
+    }
+    assert_int_equal(failed, 1);
+    for (int i = 0; i < WALLETS; i++) {
+        if (i == 70)
+            continue;
+        assert_string_equal(field(5000 + i, "b"), i % 3 == 0 ? "100" : "40"); /* version 4 is older than 5 */
+        assert_string_equal(field(5000 + i, "h"), items[i].count > 1 ? "0" : "30");
+        assert_string_equal(field(5000 + i, "n"), items[i].count > 1 ? "0" : "1");
+    }
+    gf_redis_sync_close(&link);
+}
+
 static void markers_are_parsed_strictly(void **state)
 {
     static const char *const bad[] = {"",
@@ -415,6 +465,7 @@ int main(void)
         cmocka_unit_test(f9_every_publish_releases_whatever_the_version),
         cmocka_unit_test(f9_a_late_release_never_makes_holds_negative),
         cmocka_unit_test(publish_splits_long_lists_and_counts_a_doubled_id_once),
+        cmocka_unit_test(publish_many_equals_publish_and_isolates_a_bad_key),
         cmocka_unit_test(markers_are_parsed_strictly),
     };
 

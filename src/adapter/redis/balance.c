@@ -295,3 +295,89 @@ bool gf_marker_parse(const char *text, size_t len, struct gf_marker *marker_r)
     *marker_r = marker;
     return true;
 }
+
+/* ---- many wallets in one call ---- */
+
+#define MANY_WALLETS 64
+#define MANY_IDS 512
+
+struct many {
+    struct gf_redis_arg arg[MANY_WALLETS + 2 + 4 * MANY_WALLETS + MANY_IDS];
+    size_t args, wallets, ids;
+    char key[MANY_WALLETS][GF_KEY_MAX];
+    char number[2 + 4 * MANY_WALLETS][NUMBER_MAX];
+    size_t numbers;
+    char text[MANY_IDS][GF_UUID_TEXT + 1];
+    struct gf_redis_arg keys[MANY_WALLETS]; /* keys stand before all other arguments: put together when the call is sent */
+};
+
+static void many_i64(struct many *many, int64_t value)
+{
+    char *text = many->number[many->numbers++];
+
+    GF_ASSERT(many->numbers <= GF_COUNT(many->number) && many->args < GF_COUNT(many->arg));
+    many->arg[many->args++] = (struct gf_redis_arg){text, (size_t)(put_i64(text, value) - text)};
+}
+
+static void many_begin(struct many *many)
+{
+    many->args = MANY_WALLETS; /* room for the keys */
+    many->wallets = many->ids = many->numbers = 0;
+    many_i64(many, PUBLISHED_FRESH_MS);
+    many_i64(many, WALLET_TTL_MS);
+}
+
+static int many_send(struct many *many, struct gf_redis_sync *redis)
+{
+    size_t at = MANY_WALLETS - many->wallets;
+
+    if (many->wallets == 0)
+        return 0;
+    memcpy(&many->arg[at], many->keys, many->wallets * sizeof(many->keys[0]));
+    gf_redis_sync_script(redis, GF_SCRIPT_PUBLISH_MANY, &many->arg[at], many->args - at, many->wallets);
+    many_begin(many);
+    return 1;
+}
+
+static void many_add(struct many *many, int64_t epoch, const struct gf_wallet_state *wallet, const struct gf_uuid *ids,
+                     size_t count)
+{
+    char *key = many->key[many->wallets];
+
+    GF_ASSERT(gf_id_valid(wallet->user_id) && wallet->ver >= GF_PUBLISH_RELEASE && wallet->balance >= 0);
+    GF_ASSERT(many->wallets < MANY_WALLETS && many->ids + count <= MANY_IDS);
+    many->keys[many->wallets++] = (struct gf_redis_arg){key, gf_key_wallet(key, epoch, wallet->user_id)};
+    many_i64(many, wallet->ver);
+    many_i64(many, wallet->balance);
+    many_i64(many, wallet->status);
+    many_i64(many, (int64_t)count);
+    for (size_t i = 0; i < count; i++) {
+        char *text = many->text[many->ids++];
+
+        gf_uuid_format(&ids[i], text);
+        many->arg[many->args++] = (struct gf_redis_arg){text, GF_UUID_TEXT};
+    }
+}
+
+int gf_balance_publish_many_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_publish *items, size_t count)
+{
+    struct many many;
+    int calls = 0;
+
+    many_begin(&many);
+    for (size_t i = 0; i < count; i++) {
+        struct gf_wallet_state state = items[i].wallet;
+        size_t done = 0;
+
+        do { /* a long list of holds becomes several entries; the first carries the balance */
+            size_t take = items[i].count - done < GF_PUBLISH_IDS_MAX ? items[i].count - done : GF_PUBLISH_IDS_MAX;
+
+            if (many.wallets == MANY_WALLETS || many.ids + take > MANY_IDS)
+                calls += many_send(&many, redis);
+            many_add(&many, epoch, &state, items[i].ids + done, take);
+            done += take;
+            state.ver = GF_PUBLISH_RELEASE;
+        } while (done < items[i].count);
+    }
+    return calls + many_send(&many, redis);
+}

@@ -8,7 +8,9 @@
  *          -> {answer, x, y}, answers as enum gf_reserved; x, y: price and quantity, wait ms, or what is available
  * ABORT    KEYS w q [d]  ARGV rid nonce                                      -> 1 released, 0 not ours
  * LOAD     KEYS w        ARGV ver balance status fresh_ms wallet_ttl_ms      -> 1 taken, 0 Redis is newer
- * PUBLISH  KEYS w        ARGV ver balance status fresh_ms wallet_ttl_ms rid* -> 1 taken, 0 not; ver -1: release only */
+ * PUBLISH  KEYS w        ARGV ver balance status fresh_ms wallet_ttl_ms rid* -> 1 taken, 0 not; ver -1: release only
+ * PUBLISH_MANY  KEYS w*  ARGV fresh_ms wallet_ttl_ms {ver balance status count rid*}*  -> wallets that failed; one that
+ *          fails (a key of another type) holds up no other. One call for many wallets costs a third of one call each. */
 #include "scripts.h"
 
 #define LUA_NOW                                                                                                        \
@@ -120,40 +122,59 @@
     "if KEYS[3] and redis.call('GET', KEYS[3]) == ARGV[1] then redis.call('DEL', KEYS[3]) end\n"                       \
     "return 1\n"
 
-/* Shared by LOAD and PUBLISH: ARGV ver balance status fresh_ms wallet_ttl_ms. */
-#define LUA_TAKE                                                                                                       \
-    "local cur = redis.call('HGET', KEYS[1], 'v')\n"                                                                   \
-    "if cur and tonumber(ARGV[1]) < tonumber(cur) then return 0 end\n"                                                 \
-    "redis.call('HSET', KEYS[1], 'b', ARGV[2], 'v', ARGV[1], 's', ARGV[3], 'f', d(now + ARGV[4]), 'c', d(now))\n"      \
-    "redis.call('PEXPIRE', KEYS[1], ARGV[5])\n"                                                                        \
+/* ARGV ver balance status fresh_ms wallet_ttl_ms. */
+#define LUA_LOAD                                                                                           \
+    "local cur = redis.call('HGET', KEYS[1], 'v')\n"                                                       \
+    "if cur and tonumber(ARGV[1]) < tonumber(cur) then return 0 end\n"                                     \
+    "redis.call('HSET', KEYS[1], 'b', ARGV[2], 'v', ARGV[1], 's', ARGV[3], 'f', d(now + ARGV[4]), 'c', d(now))\n" \
+    "redis.call('PEXPIRE', KEYS[1], ARGV[5])\n"                                                            \
     "return 1\n"
 
-/* Holds first and unconditionally: a rejected command does not move the version, yet its hold must go (F9). */
-#define LUA_RELEASE                                                                                                    \
-    "if #ARGV > 5 then\n"                                                                                              \
-    "  local ids = {}\n"                                                                                               \
-    "  for i = 6, #ARGV do ids[#ids + 1] = 'h:' .. ARGV[i] end\n"                                                      \
-    "  local held, gone, sum, seen = redis.call('HMGET', KEYS[1], unpack(ids)), {}, 0, {}\n"                           \
-    "  for i = 1, #ids do\n"                                                                                           \
-    "    if held[i] and not seen[ids[i]] then\n"                                                                       \
-    "      seen[ids[i]] = true\n"                                                                                      \
-    "      gone[#gone + 1] = ids[i]\n"                                                                                 \
-    "      sum = sum + tonumber(string.match(held[i], '^%d+'))\n"                                                      \
-    "    end\n"                                                                                                        \
-    "  end\n"                                                                                                          \
-    "  if #gone > 0 then\n"                                                                                            \
-    "    redis.call('HDEL', KEYS[1], unpack(gone))\n"                                                                  \
-    "    redis.call('HINCRBY', KEYS[1], 'h', d(-sum))\n"                                                               \
-    "    redis.call('HINCRBY', KEYS[1], 'n', d(-#gone))\n"                                                             \
-    "  end\n"                                                                                                          \
-    "end\n"                                                                                                            \
-    "if ARGV[1] == '-1' then return 0 end\n"
+/* Ver, balance and status are ARGV[at] and the two behind it; the ids are ARGV[first .. last]. Holds go unconditionally:
+ * a rejected command does not move the version, yet its hold must go (F9). */
+#define LUA_PUBLISH_ONE                                                                                    \
+    "local function publish(key, at, fresh, ttl, first, last)\n"                                           \
+    "  local ask, seen, gone, sum = {'v', 'c', 'h', 'n'}, {}, {}, 0\n"                                     \
+    "  for i = first, last do ask[#ask + 1] = 'h:' .. ARGV[i] end\n"                                       \
+    "  local got = redis.call('HMGET', key, unpack(ask))\n"                                                \
+    "  for i = 5, #ask do\n"                                                                               \
+    "    if got[i] and not seen[ask[i]] then\n"                                                            \
+    "      seen[ask[i]] = true\n"                                                                          \
+    "      gone[#gone + 1] = ask[i]\n"                                                                     \
+    "      sum = sum + tonumber(string.match(got[i], '^%d+'))\n"                                           \
+    "    end\n"                                                                                            \
+    "  end\n"                                                                                              \
+    "  if #gone > 0 then\n"                                                                                \
+    "    redis.call('HDEL', key, unpack(gone))\n"                                                          \
+    "    redis.call('HSET', key, 'h', d(tonumber(got[3] or '0') - sum), 'n', d(tonumber(got[4] or '0') - #gone))\n" \
+    "  end\n"                                                                                              \
+    "  local ver = ARGV[at]\n"                                                                             \
+    "  if ver == '-1' or got[1] and tonumber(ver) < tonumber(got[1]) then return 0 end\n"                  \
+    "  redis.call('HSET', key, 'b', ARGV[at + 1], 'v', ver, 's', ARGV[at + 2], 'f', fresh, 'c', stamp)\n"  \
+    /* A minute more or less of a quarter of an hour is not worth a command. */                            \
+    "  if not got[2] or now - got[2] > 60000 then redis.call('PEXPIRE', key, ttl) end\n"                   \
+    "  return 1\n"                                                                                         \
+    "end\n"
+
+#define LUA_PUBLISH                                                                                        \
+    "local stamp = d(now)\n" LUA_PUBLISH_ONE                                                               \
+    "return publish(KEYS[1], 1, d(now + ARGV[4]), ARGV[5], 6, #ARGV)\n"
+
+#define LUA_PUBLISH_MANY                                                                                   \
+    "local stamp, fresh, at, failed = d(now), d(now + ARGV[1]), 3, 0\n" LUA_PUBLISH_ONE                    \
+    "for i = 1, #KEYS do\n"                                                                                \
+    "  local last = at + 3 + ARGV[at + 3]\n"                                                               \
+    "  if not pcall(publish, KEYS[i], at, fresh, ARGV[2], at + 4, last) then failed = failed + 1 end\n"    \
+    "  at = last + 1\n"                                                                                    \
+    "end\n"                                                                                                \
+    "return failed\n"
 
 static const char *const texts[GF_SCRIPT_COUNT] = {
     [GF_SCRIPT_RESERVE] = LUA_NOW LUA_RESERVE_MARKER LUA_RESERVE_WALLET LUA_RESERVE_HOLD,
     [GF_SCRIPT_ABORT] = LUA_ABORT,
-    [GF_SCRIPT_LOAD] = LUA_NOW LUA_TAKE,
-    [GF_SCRIPT_PUBLISH] = LUA_NOW LUA_RELEASE LUA_TAKE,
+    [GF_SCRIPT_LOAD] = LUA_NOW LUA_LOAD,
+    [GF_SCRIPT_PUBLISH] = LUA_NOW LUA_PUBLISH,
+    [GF_SCRIPT_PUBLISH_MANY] = LUA_NOW LUA_PUBLISH_MANY,
 };
 
 const char *gf_script_text(enum gf_script script)
