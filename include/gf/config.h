@@ -87,7 +87,7 @@
     X(router, discover, MS, "1s", 50, 60000, "how often gateways are looked up in Redis")                            \
     X(router, batch, INT, "2000", 1, 100000, "notices handled at a time")                                            \
     X(settle, lanes, INT, "2", 1, 64, "settlement threads, each with one MySQL connection and its partitions")       \
-    X(settle, batch, INT, "2000", 1, 10000, "most commands in one transaction")                                      \
+    X(settle, batch, INT, "5000", 1, 10000, "most commands in one transaction")                                      \
     X(settle, group, TEXT, "giftflow-settle", 1, 200, "consumer group")                                              \
     X(settle, queue_bytes, BYTES, "8MiB", 65536, 1073741824, "prefetch per partition")                               \
     X(settle, retry_max, MS, "30s", 1000, 600000, "a batch is retried this long, then given back")                   \
