@@ -429,47 +429,40 @@ static void offered(struct gift *gift, const struct gf_offer *offer)
     look_up_key(gift);
 }
 
-static void on_catalogue_loaded(void *ctx, enum gf_class class)
+/* False: the cache does not know the gift. Else the gift has gone on, or was answered. */
+static bool judge_by_cache(struct gift *gift)
 {
-    struct gift *gift = ctx;
     struct gf_offer offer;
 
-    if (class != GF_OK) {
-        unavailable(gift, "the catalogue cannot be read");
-        return;
-    }
     switch (gf_catalogue_cache_find(gift->ingest->catalogue, (int32_t)gift->gift_id, gf_clock_real_ms(), &offer)) {
     case GF_OFFERED_YES:
         offered(gift, &offer);
-        break;
+        return true;
     case GF_OFFERED_NO:
         refuse_by_catalogue(gift, GF_PROBLEM_GIFT_NOT_FOUND);
-        break;
-    case GF_OFFERED_MISS: /* pushed out again at once: the cache is too small for what is asked */
-        unavailable(gift, "the catalogue is busy");
+        return true;
+    case GF_OFFERED_MISS:
         break;
     }
+    return false;
+}
+
+static void on_catalogue_loaded(void *ctx, enum gf_class class)
+{
+    struct gift *gift = ctx;
+
+    if (class != GF_OK)
+        unavailable(gift, "the catalogue cannot be read");
+    else if (!judge_by_cache(gift)) /* pushed out again at once: the cache is too small for what is asked */
+        unavailable(gift, "the catalogue is busy");
 }
 
 static void look_at_catalogue(struct gift *gift)
 {
-    struct gf_offer offer;
-
-    if (gift->gift_id < 1 || gift->gift_id > INT32_MAX) {
+    if (gift->gift_id < 1 || gift->gift_id > INT32_MAX)
         refuse_by_catalogue(gift, GF_PROBLEM_GIFT_NOT_FOUND);
-        return;
-    }
-    switch (gf_catalogue_cache_find(gift->ingest->catalogue, (int32_t)gift->gift_id, gf_clock_real_ms(), &offer)) {
-    case GF_OFFERED_YES:
-        offered(gift, &offer);
-        break;
-    case GF_OFFERED_NO:
-        refuse_by_catalogue(gift, GF_PROBLEM_GIFT_NOT_FOUND);
-        break;
-    case GF_OFFERED_MISS:
+    else if (!judge_by_cache(gift))
         gf_catalogue_cache_load(gift->ingest->catalogue, (int32_t)gift->gift_id, on_catalogue_loaded, gift);
-        break;
-    }
 }
 
 /* ---- the request ---- */

@@ -120,8 +120,6 @@ static enum gf_class check_config(struct gf_ingest *ingest, struct gf_error *err
 {
     const struct gf_config *config = ingest->config;
 
-    if (strcmp(config->ingest_redis_down, "accept") != 0 && strcmp(config->ingest_redis_down, "refuse") != 0)
-        return gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
     if (config->kafka_message_timeout >= config->ingest_request_timeout ||
         config->ingest_request_timeout >= config->ingest_lease)
         return gf_fail(
