@@ -114,9 +114,11 @@ class Stack:
                 self.dev("down", "--purge", check=False)
 
     def start(self, name, wait=True):
-        """wait=False: for a start that cannot become ready yet."""
+        """wait=False: for a start that cannot become ready yet; it answers, though."""
         self.dev("start", name, *([] if wait else ["--no-wait"]))
         self._read_env()
+        if not wait:
+            wait_until(lambda: self.is_alive(name), 60, f"{name} answers")
 
     def kill(self, name):
         """SIGKILL, at once."""
@@ -199,11 +201,17 @@ class Stack:
         lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {series: float(value) for series, value in lines}
 
-    def is_ready(self, name):
+    def _probe(self, name, path):
         try:
-            return self.http("GET", "/readyz", base=self.ops_url(name), timeout=5)[0] == 200
-        except OSError:
+            return self.http("GET", path, base=self.ops_url(name), timeout=5)[0] == 200
+        except (OSError, http.client.HTTPException):
             return False
+
+    def is_alive(self, name):
+        return self._probe(name, "/healthz")
+
+    def is_ready(self, name):
+        return self._probe(name, "/readyz")
 
     def gift(self, user, room=1001, receiver=20001, gift_id=22, quantity=1, key=None, n=1, **more):
         """POST /v1/gifts with a fresh key, or the one given; key=False sends none."""
