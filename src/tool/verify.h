@@ -56,7 +56,8 @@ struct verify_receiver {
 
 struct verify_cached { /* one wallet as Redis has it */
     int64_t user_id, ver, balance, status;
-    bool loaded; /* has a balance and a version */
+    bool loaded;      /* has a balance and a version */
+    bool holds_wrong; /* they do not add up, or one has outlived its deadline */
 };
 
 struct verify_totals {
@@ -85,6 +86,16 @@ int64_t gf_verify_sum(int64_t a, int64_t b);
 GF_NODISCARD enum gf_class gf_verify_stream(struct verify *verify, struct gf_sql_result **result_r, const char *fmt, ...)
     GF_PRINTF(3, 4);
 GF_NODISCARD enum gf_class gf_verify_end(struct verify *verify, struct gf_sql_result **result);
+
+/* A walk over the cached wallets by SCAN; what it reads is added to verify->cached. Any failure: open another one. */
+struct verify_scan;
+struct gf_redis_sync;
+GF_NODISCARD enum gf_class gf_verify_scan_open(struct verify *verify, struct verify_scan **scan_r);
+GF_NODISCARD enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r);
+GF_NODISCARD enum gf_class gf_verify_scan_users(struct verify_scan *scan, const int64_t *users, size_t count); /* these only */
+struct gf_redis_sync *gf_verify_scan_link(struct verify_scan *scan);
+void gf_verify_scan_close(struct verify_scan **scan); /* NULL-safe */
+void gf_verify_sort_cached(struct verify *verify);    /* by user; SCAN may have returned a key twice */
 
 /* The passes, in this order. Anything but GF_OK: could not check. */
 void gf_verify_read_redis(struct verify *verify); /* sets redis_error itself */

@@ -14,16 +14,16 @@
 #define PIPELINE 500
 #define HOLD_GRACE_MS 60000 /* a hold is purged when its room is needed, not at its deadline */
 
-struct scan {
+struct verify_scan {
     struct verify *verify;
     struct gf_redis_sync *redis;
-    char prefix[32];
+    char prefix[32], cursor[32];
     int64_t now_ms; /* Redis's clock: deadlines are by it */
     int64_t users[PIPELINE * 8];
     size_t user_count;
 };
 
-static enum gf_class ask(struct scan *scan, const struct gf_redis_arg *args, size_t count, struct gf_reply **reply_r)
+static enum gf_class ask(struct verify_scan *scan, const struct gf_redis_arg *args, size_t count, struct gf_reply **reply_r)
 {
     struct gf_error *error = &scan->verify->error;
     enum gf_class class;
@@ -49,7 +49,7 @@ static bool text_i64(const struct gf_reply *reply, int64_t *value_r)
     return gf_num_parse_i64(text, len, INT64_MIN, INT64_MAX, value_r);
 }
 
-static enum gf_class read_clock(struct scan *scan)
+static enum gf_class read_clock(struct verify_scan *scan)
 {
     static const struct gf_redis_arg args[] = {{"TIME", 4}};
     struct gf_reply *reply;
@@ -89,9 +89,10 @@ static void read_hold(const char *text, size_t len, struct holds *holds)
         holds->oldest = deadline_ms;
 }
 
-static void check_holds(struct scan *scan, int64_t user_id, const struct holds *holds)
+static void check_holds(struct verify_scan *scan, const struct holds *holds, struct verify_cached *cached)
 {
     struct verify *verify = scan->verify;
+    int64_t user_id = cached->user_id, violations = verify->results[VERIFY_REDIS_HOLDS].violations;
 
     verify->results[VERIFY_REDIS_HOLDS].checked += holds->seen;
     if (holds->odd || holds->held < 0 || holds->count < 0 || holds->held != holds->sum || holds->count != holds->seen)
@@ -100,6 +101,7 @@ static void check_holds(struct scan *scan, int64_t user_id, const struct holds *
     if (holds->seen > 0 && holds->oldest + HOLD_GRACE_MS < scan->now_ms)
         gf_verify_fail(verify, VERIFY_REDIS_HOLDS, "user %" PRId64 ": a hold has outlived its deadline by %" PRId64 " ms", user_id,
                        scan->now_ms - holds->oldest);
+    cached->holds_wrong = verify->results[VERIFY_REDIS_HOLDS].violations > violations;
 }
 
 static void keep(struct verify *verify, const struct verify_cached *cached)
@@ -131,7 +133,7 @@ static void read_field(const char *name, size_t len, const struct gf_reply *valu
         (void)text_i64(value, &cached->status);
 }
 
-static void read_wallet(struct scan *scan, int64_t user_id, const struct gf_reply *reply)
+static void read_wallet(struct verify_scan *scan, int64_t user_id, const struct gf_reply *reply)
 {
     struct verify_cached cached = {.user_id = user_id};
     struct holds holds = {0};
@@ -144,39 +146,44 @@ static void read_wallet(struct scan *scan, int64_t user_id, const struct gf_repl
 
         read_field(name, len, gf_reply_at(reply, i + 1), &cached, &holds);
     }
-    check_holds(scan, user_id, &holds);
+    check_holds(scan, &holds, &cached);
     keep(scan->verify, &cached);
 }
 
-static enum gf_class read_wallets(struct scan *scan)
+static enum gf_class read_some(struct verify_scan *scan, const int64_t *users, size_t count)
 {
     char key[64];
     struct gf_redis_arg args[] = {{"HGETALL", 7}, {key, 0}};
 
-    for (size_t at = 0; at < scan->user_count; at += PIPELINE) {
-        size_t end = at + PIPELINE < scan->user_count ? at + PIPELINE : scan->user_count;
+    for (size_t i = 0; i < count; i++) {
+        args[1].len = (size_t)snprintf(key, sizeof(key), "%s%" PRId64 "}:w", scan->prefix, users[i]);
+        gf_redis_sync_command(scan->redis, args, GF_COUNT(args));
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct gf_reply *reply;
+        enum gf_class class = gf_redis_sync_reply(scan->redis, &reply, &scan->verify->error);
 
-        for (size_t i = at; i < end; i++) {
-            args[1].len = (size_t)snprintf(key, sizeof(key), "%s%" PRId64 "}:w", scan->prefix, scan->users[i]);
-            gf_redis_sync_command(scan->redis, args, GF_COUNT(args));
-        }
-        for (size_t i = at; i < end; i++) {
-            struct gf_reply *reply;
-            enum gf_class class = gf_redis_sync_reply(scan->redis, &reply, &scan->verify->error);
-
-            if (class != GF_OK)
-                return class;
-            read_wallet(scan, scan->users[i], reply);
-            gf_reply_free(&reply);
-        }
+        if (class != GF_OK)
+            return class;
+        read_wallet(scan, users[i], reply);
+        gf_reply_free(&reply);
     }
     return GF_OK;
+}
+
+enum gf_class gf_verify_scan_users(struct verify_scan *scan, const int64_t *users, size_t count)
+{
+    enum gf_class class = read_clock(scan);
+
+    for (size_t at = 0; at < count && class == GF_OK; at += PIPELINE)
+        class = read_some(scan, users + at, at + PIPELINE < count ? PIPELINE : count - at);
+    return class;
 }
 
 /* -- all of them */
 
 /* "gf<E>:{u:<id>}:w" -> id */
-static bool key_user(const struct scan *scan, const char *key, size_t len, int64_t *user_id_r)
+static bool key_user(const struct verify_scan *scan, const char *key, size_t len, int64_t *user_id_r)
 {
     size_t prefix = strlen(scan->prefix);
 
@@ -184,10 +191,10 @@ static bool key_user(const struct scan *scan, const char *key, size_t len, int64
            gf_num_parse_i64(key + prefix, len - prefix - 3, 1, GF_ID_MAX, user_id_r);
 }
 
-static enum gf_class scan_page(struct scan *scan, char *cursor, size_t size)
+enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r)
 {
     char match[64];
-    struct gf_redis_arg args[] = {{"SCAN", 4}, {cursor, strlen(cursor)}, {"MATCH", 5}, {match, 0}, {"COUNT", 5}, {"1000", 4}};
+    struct gf_redis_arg args[] = {{"SCAN", 4}, {scan->cursor, strlen(scan->cursor)}, {"MATCH", 5}, {match, 0}, {"COUNT", 5}, {"1000", 4}};
     struct gf_reply *reply;
     const struct gf_reply *keys;
     enum gf_class class;
@@ -198,7 +205,8 @@ static enum gf_class scan_page(struct scan *scan, char *cursor, size_t size)
     if (class != GF_OK)
         return class;
     keys = gf_reply_at(reply, 1);
-    snprintf(cursor, size, "%s", gf_reply_text(gf_reply_at(reply, 0), &len));
+    snprintf(scan->cursor, sizeof(scan->cursor), "%s", gf_reply_text(gf_reply_at(reply, 0), &len));
+    *more_r = strcmp(scan->cursor, "0") != 0;
     scan->user_count = 0;
     for (size_t i = 0; i < gf_reply_count(keys) && scan->user_count < GF_COUNT(scan->users); i++) {
         const char *key = gf_reply_text(gf_reply_at(keys, i), &len);
@@ -207,7 +215,7 @@ static enum gf_class scan_page(struct scan *scan, char *cursor, size_t size)
             scan->user_count++;
     }
     gf_reply_free(&reply);
-    return read_wallets(scan);
+    return gf_verify_scan_users(scan, scan->users, scan->user_count);
 }
 
 static int by_user(const void *a, const void *b)
@@ -217,8 +225,7 @@ static int by_user(const void *a, const void *b)
     return (x->user_id > y->user_id) - (x->user_id < y->user_id);
 }
 
-/* SCAN may return a key twice. */
-static void sort_cached(struct verify *verify)
+void gf_verify_sort_cached(struct verify *verify)
 {
     size_t kept = 0;
 
@@ -231,24 +238,45 @@ static void sort_cached(struct verify *verify)
     verify->cached_count = kept + 1;
 }
 
+enum gf_class gf_verify_scan_open(struct verify *verify, struct verify_scan **scan_r)
+{
+    struct verify_scan *scan = gf_xcalloc(1, sizeof(*scan));
+    enum gf_class class = gf_redis_sync_connect(verify->config, &scan->redis, &verify->error);
+
+    if (class != GF_OK) {
+        free(scan);
+        return class;
+    }
+    scan->verify = verify;
+    gf_copy(scan->cursor, sizeof(scan->cursor), "0");
+    snprintf(scan->prefix, sizeof(scan->prefix), "gf%" PRId64 ":{u:", verify->config->redis_epoch);
+    *scan_r = scan;
+    return GF_OK;
+}
+
+struct gf_redis_sync *gf_verify_scan_link(struct verify_scan *scan)
+{
+    return scan->redis;
+}
+
+void gf_verify_scan_close(struct verify_scan **scan)
+{
+    if (*scan != NULL)
+        gf_redis_sync_close(&(*scan)->redis);
+    free(*scan);
+    *scan = NULL;
+}
+
 void gf_verify_read_redis(struct verify *verify)
 {
-    static struct scan scan;
-    char cursor[32] = "0";
-    enum gf_class class;
+    struct verify_scan *scan = NULL;
+    bool more = true;
+    enum gf_class class = gf_verify_scan_open(verify, &scan);
 
-    scan.verify = verify;
-    snprintf(scan.prefix, sizeof(scan.prefix), "gf%" PRId64 ":{u:", verify->config->redis_epoch);
-    class = gf_redis_sync_connect(verify->config, &scan.redis, &verify->error);
-    if (class == GF_OK)
-        class = read_clock(&scan);
-    if (class == GF_OK) {
-        do {
-            class = scan_page(&scan, cursor, sizeof(cursor));
-        } while (class == GF_OK && strcmp(cursor, "0") != 0);
-    }
-    gf_redis_sync_close(&scan.redis);
+    while (class == GF_OK && more)
+        class = gf_verify_scan_page(scan, &more);
+    gf_verify_scan_close(&scan);
     if (class != GF_OK)
         verify->redis_error = gf_xstrdup(verify->error.text);
-    sort_cached(verify);
+    gf_verify_sort_cached(verify);
 }
