@@ -68,13 +68,14 @@
     X(kafka, compression, TEXT, "lz4", 1, 10, "producer compression: none, lz4, gzip, snappy, zstd")                 \
     X(kafka, session_timeout, MS, "10s", 6000, 300000, "consumer group session time-out")                            \
     X(log, level, TEXT, "info", 1, 10, "debug, info, warn or error")                                                 \
-    X(mysql, socket, TEXT, "", 0, 200, "unix socket; empty: TCP")                                                    \
-    X(mysql, host, TEXT, "127.0.0.1", 1, 200, "server address")                                                      \
-    X(mysql, port, INT, "3306", 1, 65535, "server port")                                                             \
+    X(mysql, hosts, TEXT, "", 0, 500, "servers, comma-separated: host:port or /path of a socket; the writable primary among them is used; empty: the three below") \
+    X(mysql, socket, TEXT, "", 0, 200, "the one server's unix socket; empty: TCP")                                   \
+    X(mysql, host, TEXT, "127.0.0.1", 1, 200, "the one server's address")                                            \
+    X(mysql, port, INT, "3306", 1, 65535, "its port, and that of mysql.hosts without one")                           \
     X(mysql, user, TEXT, "giftflow", 1, 100, "user")                                                                 \
     X(mysql, password_file, TEXT, "", 0, 500, "file with the password; empty: none")                                 \
     X(mysql, database, TEXT, "giftflow", 1, 64, "database (letters, digits, _)")                                     \
-    X(mysql, connect_timeout, MS, "2s", 1000, 60000, "connect time-out (whole seconds)")                             \
+    X(mysql, connect_timeout, MS, "2s", 1000, 60000, "connect time-out of each server (whole seconds)")              \
     X(mysql, read_timeout, MS, "20s", 1000, 600000, "read and write time-out (whole seconds; above lock waits)")     \
     X(ops, bind, TEXT, "127.0.0.1", 1, 100, "address of /healthz, /readyz and /metrics")                             \
     X(ops, port, INT, "0", 0, 65535, "operations port; 0: any free port (written to the log)")                       \
@@ -118,3 +119,13 @@ void gf_config_print_doc(void);
 /* Reads a secret file whole, without trailing newline, into secret_r[size]; REJECT if missing, empty or too long. */
 GF_NODISCARD enum gf_class gf_config_secret(const char *path, char *secret_r, size_t size, size_t *len_r,
                                             struct gf_error *error_r);
+
+/* One MySQL server: host and port, or the path of a socket with port 0. */
+struct gf_mysql_host {
+    char name[256];
+    int port;
+};
+#define GF_MYSQL_HOSTS_MAX 8
+/* The servers of mysql.hosts in order; without it the one of mysql.socket, or mysql.host and mysql.port. Returns their
+ * number, -1 when the text is no such list. */
+int gf_config_mysql_hosts(const struct gf_config *config, struct gf_mysql_host hosts_r[GF_MYSQL_HOSTS_MAX]);

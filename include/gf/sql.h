@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 /* One MySQL/MariaDB connection (MariaDB Connector/C behind it, src/adapter/mysql). Blocking, one per thread.
+ * It is made to the first server of mysql.hosts that is a writable primary (neither read_only nor super_read_only) and reads
+ * its tables; a server that stops to be one (1047, 1290, 1836) loses the connection, and the next one goes to the others.
  * Session: READ COMMITTED, STRICT_ALL_TABLES, time_zone +00:00, utf8mb4; settlement sessions also get short wait_timeout,
  * net_*_timeout and innodb_lock_wait_timeout (F6). Never reconnects by itself: a lost connection loses its transaction.
  * Statements are text built from integers, hex literals and constants only (gf_buf_add_i64, gf_buf_add_xhex).
@@ -15,11 +17,15 @@ struct gf_sql_result;
 
 enum gf_sql_session { GF_SQL_PLAIN, GF_SQL_SETTLE };
 
+/* RETRY: no server would do; the text says what each has answered, the number stands only where all have the same. */
 GF_NODISCARD enum gf_class gf_sql_connect(const struct gf_config *config, enum gf_sql_session session,
                                           struct gf_sql **sql_r, struct gf_error *error_r);
+/* ": why" of the process's last attempt to connect, nothing if it succeeded: for /readyz. Any thread. */
+void gf_sql_add_trouble(struct gf_buf *reason);
 void gf_sql_close(struct gf_sql **sql);
 /* True once the connection is known dead: close it and connect again. */
 bool gf_sql_lost(const struct gf_sql *sql);
+/* Keeps the session awake and asks whether its server is still the primary; the connection is lost if not. */
 GF_NODISCARD enum gf_class gf_sql_ping(struct gf_sql *sql, struct gf_error *error_r);
 
 /* A statement without a result set. affected_r may be NULL (found rows are not counted as affected: CLIENT_FOUND_ROWS off). */

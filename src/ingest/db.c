@@ -13,7 +13,7 @@
 #include "gf/metrics.h"
 #include "ingest.h"
 
-#define IDLE_PING_MS 1000
+#define CHECK_MS 1000
 #define RETRY_BASE_MS 100
 #define RETRY_MAX_MS 2000
 #define OVERDUE_MS 100 /* how often the loop looks for jobs past their deadline */
@@ -103,23 +103,27 @@ static bool stopping(struct gf_db *db)
     return stop;
 }
 
-/* Serves jobs until the connection is lost or the pool stops. */
+/* Serves jobs until the connection is lost, its server is no primary any more, or the pool stops. */
 static void serve(struct gf_db *db, struct gf_sql *sql)
 {
+    int64_t checked_ms = gf_clock_mono_ms();
     struct gf_error error;
 
     while (!stopping(db)) {
         struct gf_job *job;
 
         pthread_mutex_lock(&db->lock);
-        job = wait_for_job(db, IDLE_PING_MS);
+        job = wait_for_job(db, CHECK_MS);
         pthread_mutex_unlock(&db->lock);
         if (job) {
             job->error = (struct gf_error){0};
             job->class = job->run(job, sql, &job->error);
             finish(db, job);
-        } else if (gf_sql_ping(sql, &error) != GF_OK) {
-            return;
+        }
+        if (!gf_sql_lost(sql) && gf_clock_mono_ms() - checked_ms >= CHECK_MS) {
+            checked_ms = gf_clock_mono_ms();
+            if (gf_sql_ping(sql, &error) != GF_OK)
+                gf_log(GF_WARN, "mysql_checked", "error=\"%s\"", error.text);
         }
         if (gf_sql_lost(sql))
             return;

@@ -47,6 +47,8 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
         if (reason->len > 0)
             gf_buf_adds(reason, "; ");
         gf_buf_adds(reason, checks[i].text);
+        if (i == 0)
+            gf_sql_add_trouble(reason);
     }
     return reason->len == 0;
 }

@@ -185,6 +185,7 @@ static enum gf_class load_environment(struct gf_config *config, struct gf_error 
 
 enum gf_class gf_config_load(struct gf_config *config, const char *path, struct gf_error *error_r)
 {
+    struct gf_mysql_host hosts[GF_MYSQL_HOSTS_MAX];
     char why[200];
     enum gf_class class = GF_OK;
 
@@ -197,6 +198,9 @@ enum gf_class gf_config_load(struct gf_config *config, const char *path, struct 
         class = load_environment(config, error_r);
     if (class == GF_OK && strcmp(config->ingest_redis_down, "accept") != 0 && strcmp(config->ingest_redis_down, "refuse") != 0)
         class = gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
+    if (class == GF_OK && gf_config_mysql_hosts(config, hosts) < 0)
+        class = gf_fail(error_r, GF_REJECT, 0, "mysql.hosts must be 1..%d of host:port or /path, comma-separated",
+                        GF_MYSQL_HOSTS_MAX);
     return class;
 }
 

@@ -315,8 +315,12 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
 
     if (router->part_count > 0)
         return true;
-    gf_buf_adds(reason, atomic_load(&router->incarnation) == 0 ? "mysql has not said the incarnation of the notices topic"
-                                                               : "kafka has assigned no partition");
+    if (atomic_load(&router->incarnation) == 0) {
+        gf_buf_adds(reason, "mysql has not said the incarnation of the notices topic");
+        gf_sql_add_trouble(reason);
+    } else {
+        gf_buf_adds(reason, "kafka has assigned no partition");
+    }
     return false;
 }
 

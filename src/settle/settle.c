@@ -12,6 +12,7 @@
 #include "gf/metrics.h"
 #include "gf/ops.h"
 #include "gf/role.h"
+#include "gf/sql.h"
 #include "lane.h"
 
 #define LANES_MAX 64
@@ -30,9 +31,10 @@ struct settle {
 
 static bool lane_ready(const struct lane_status *status, int index, struct gf_buf *reason)
 {
-    if (!atomic_load(&status->sql_ok))
+    if (!atomic_load(&status->sql_ok)) {
         gf_buf_addf(reason, "lane %d: MySQL does not answer", index);
-    else if (!atomic_load(&status->connected))
+        gf_sql_add_trouble(reason);
+    } else if (!atomic_load(&status->connected))
         gf_buf_addf(reason, "lane %d: Kafka does not answer", index);
     else if (gf_clock_mono_ms() - atomic_load(&status->turned_ms) > STUCK_MS)
         gf_buf_addf(reason, "lane %d is stuck", index);

@@ -123,9 +123,10 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
 {
     struct sweep *sweep = ctx;
 
-    if (!atomic_load(&sweep->mysql_ok))
+    if (!atomic_load(&sweep->mysql_ok)) {
         gf_buf_adds(reason, "MySQL is not reachable");
-    else if (!atomic_load(&sweep->kafka_ok))
+        gf_sql_add_trouble(reason);
+    } else if (!atomic_load(&sweep->kafka_ok))
         gf_buf_adds(reason, "Kafka is not reachable");
     else
         return true;

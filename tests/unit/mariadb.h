@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* A private MariaDB server for one test program: own temporary directory, unix socket only, dies with the test.
+/* A private MariaDB server for one test program: own temporary directory, unix socket only, dies with the test. With
+ * GIFTFLOW_TEST_MYSQL it is MySQL's, from the tree that this names (./dev test --mysql).
  * Owns the directory and the child process; mariadb_stop removes both. Any failure to start fails the test program. */
 #include <fcntl.h>
 #include <signal.h>

@@ -9,7 +9,7 @@
 
 #include "mariadb.h"
 
-static struct mariadb db;
+static struct mariadb db, second;
 
 static struct gf_sql *connect_as(enum gf_sql_session session)
 {
@@ -256,12 +256,171 @@ static void a_server_that_is_gone_is_a_retry(void **state)
     gf_sql_close(&sql);
 }
 
+/* What `hosts` means: "name port" of each, in turn. */
+static void expect_hosts(const char *hosts, const char *expected)
+{
+    struct gf_mysql_host found[GF_MYSQL_HOSTS_MAX];
+    struct gf_config config = {.mysql_port = 3306};
+    char text[512] = "none";
+    size_t len = 0;
+    int count;
+
+    gf_copy(config.mysql_hosts, sizeof(config.mysql_hosts), hosts);
+    count = gf_config_mysql_hosts(&config, found);
+    for (int i = 0; i < count; i++)
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s %d", i > 0 ? "|" : "", found[i].name, found[i].port);
+    assert_string_equal(text, expected);
+}
+
+static void hosts_are_read_strictly(void **state)
+{
+    (void)state;
+    expect_hosts("db1:3307", "db1 3307");
+    expect_hosts("db1:3307, db2 ,10.0.0.3:1", "db1 3307|db2 3306|10.0.0.3 1");
+    expect_hosts("/run/a.sock,[::1]:3308,[fe80::2]", "/run/a.sock 0|::1 3308|fe80::2 3306");
+    expect_hosts("a,b,c,d,e,f,g,h", "a 3306|b 3306|c 3306|d 3306|e 3306|f 3306|g 3306|h 3306");
+    for (size_t i = 0; i < 13; i++) {
+        static const char *const bad[] = {",",     "a,",    ",a",   "a,,b",  "a:0",   "a:65536",          "a:x",
+                                          "a:1:2", ":3306", "[::1", "[]:33", "a b:1", "a,b,c,d,e,f,g,h,i"};
+        expect_hosts(bad[i], "none");
+    }
+}
+
+/* Two servers, and an ordinary user whom read_only binds. */
+struct pair {
+    struct gf_sql *root1, *root2;
+    struct gf_config config;
+};
+
+static void open_pair(struct pair *pair)
+{
+    struct gf_error error;
+
+    pair->root1 = connect_as(GF_SQL_PLAIN);
+    assert_int_equal(gf_sql_connect(&second.config, GF_SQL_PLAIN, &pair->root2, &error), GF_OK);
+    for (int i = 0; i < 2; i++) {
+        struct gf_sql *root = i == 0 ? pair->root1 : pair->root2;
+
+        must(root, "DROP USER IF EXISTS pair@localhost");
+        must(root, "CREATE USER pair@localhost");
+        must(root, "GRANT ALL ON giftflow.* TO pair@localhost");
+        must(root, "DROP TABLE IF EXISTS me");
+        must(root, i == 0 ? "CREATE TABLE me AS SELECT 1 n" : "CREATE TABLE me AS SELECT 2 n");
+    }
+    pair->config = db.config;
+    (void)snprintf(pair->config.mysql_hosts, sizeof(pair->config.mysql_hosts), "%s,%s", db.socket, second.socket);
+    gf_copy(pair->config.mysql_user, sizeof(pair->config.mysql_user), "pair");
+}
+
+static void close_pair(struct pair *pair)
+{
+    gf_sql_close(&pair->root1);
+    gf_sql_close(&pair->root2);
+}
+
+static int64_t server_found(const struct pair *pair)
+{
+    struct gf_sql *sql = NULL;
+    struct gf_error error = {0};
+    int64_t n;
+
+    if (gf_sql_connect(&pair->config, GF_SQL_PLAIN, &sql, &error) != GF_OK)
+        fail_msg("%s", error.text);
+    n = value_of(sql, "SELECT n FROM me");
+    gf_sql_close(&sql);
+    return n;
+}
+
+static void the_writable_one_of_two_servers_is_found(void **state)
+{
+    struct pair pair = {0};
+    struct gf_sql *user = NULL;
+    struct gf_error error = {0};
+
+    (void)state;
+    open_pair(&pair);
+    must(pair.root1, "SET GLOBAL read_only=1");
+    assert_int_equal(server_found(&pair), 2);
+    must(pair.root1, "SET GLOBAL read_only=0");
+    assert_int_equal(server_found(&pair), 2); /* the one that worked last comes first */
+
+    /* A switch-over: what writes is told so, what only reads finds out when it looks. */
+    assert_int_equal(gf_sql_connect(&pair.config, GF_SQL_SETTLE, &user, &error), GF_OK);
+    assert_int_equal(gf_sql_ping(user, &error), GF_OK);
+    must(pair.root2, "SET GLOBAL read_only=1");
+    assert_false(gf_sql_lost(user));
+    assert_int_equal(gf_sql_ping(user, &error), GF_RETRY);
+    assert_int_equal(error.native, 1290);
+    assert_true(gf_sql_lost(user));
+    gf_sql_close(&user);
+    assert_int_equal(server_found(&pair), 1);
+    must(pair.root2, "SET GLOBAL read_only=0");
+    close_pair(&pair);
+}
+
+static void where_no_server_will_do_the_reason_names_each(void **state)
+{
+    struct pair pair = {0};
+    struct gf_sql *user = NULL;
+    struct gf_error error = {0};
+    struct gf_buf reason;
+
+    (void)state;
+    open_pair(&pair);
+    gf_buf_init(&reason, 1024);
+    must(pair.root1, "SET GLOBAL read_only=1");
+    must(pair.root2, "SET GLOBAL read_only=1");
+    assert_int_equal(gf_sql_connect(&pair.config, GF_SQL_PLAIN, &user, &error), GF_RETRY);
+    assert_null(user);
+    assert_int_equal(error.native, 1290);
+    assert_non_null(strstr(error.text, db.socket));
+    assert_non_null(strstr(strstr(error.text, second.socket), "read-only"));
+    gf_sql_add_trouble(&reason);
+    assert_memory_equal(reason.data, ": ", 2);
+    assert_memory_equal(reason.data + 2, error.text, strlen(error.text));
+
+    must(pair.root2, "SET GLOBAL read_only=0");
+    mariadb_kill(&second);
+    assert_int_equal(gf_sql_connect(&pair.config, GF_SQL_PLAIN, &user, &error), GF_RETRY);
+    assert_int_equal(error.native, 0); /* one is read-only, the other is away */
+    mariadb_launch(&second);
+
+    must(pair.root1, "SET GLOBAL read_only=0");
+    (void)server_found(&pair);
+    gf_buf_reset(&reason);
+    gf_sql_add_trouble(&reason);
+    assert_int_equal(reason.len, 0);
+    gf_buf_free(&reason);
+    close_pair(&pair);
+}
+
+/* It takes connections and never greets: the next address is asked after the connect time-out, not the read time-out. */
+static void a_frozen_server_is_passed_by(void **state)
+{
+    struct pair pair = {0};
+    int64_t began_ms;
+
+    (void)state;
+    open_pair(&pair);
+    must(pair.root1, "SET GLOBAL read_only=1");
+    assert_int_equal(server_found(&pair), 2);
+    must(pair.root1, "SET GLOBAL read_only=0");
+    pair.config.mysql_read_timeout = 600000;
+    (void)kill(second.pid, SIGSTOP);
+    began_ms = gf_clock_mono_ms();
+    assert_int_equal(server_found(&pair), 1);
+    assert_true(gf_clock_mono_ms() - began_ms >= 1000); /* it was asked, and given up (else the test program's time is up) */
+    (void)kill(second.pid, SIGCONT);
+    close_pair(&pair);
+}
+
 static int set_up(void **state)
 {
     (void)state;
     gf_sql_library_init();
     (void)signal(SIGPIPE, SIG_IGN);
     mariadb_start(&db);
+    mariadb_start(&second);
     return 0;
 }
 
@@ -269,6 +428,7 @@ static int tear_down(void **state)
 {
     (void)state;
     mariadb_stop(&db);
+    mariadb_stop(&second);
     return 0;
 }
 
@@ -283,6 +443,10 @@ int main(void)
         cmocka_unit_test(lock_waits_and_deadlocks_are_retries),
         cmocka_unit_test(a_killed_connection_is_lost_and_its_commit_uncertain),
         cmocka_unit_test(a_read_only_server_takes_no_settlement),
+        cmocka_unit_test(hosts_are_read_strictly),
+        cmocka_unit_test(the_writable_one_of_two_servers_is_found),
+        cmocka_unit_test(where_no_server_will_do_the_reason_names_each),
+        cmocka_unit_test(a_frozen_server_is_passed_by),
         cmocka_unit_test(streamed_rows_end_with_a_known_end),
         cmocka_unit_test(a_server_that_is_gone_is_a_retry),
     };

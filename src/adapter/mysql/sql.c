@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One MySQL/MariaDB connection by the client library's blocking calls. See gf/sql.h for the contract.
- * Owns the handle and its results. One thread per connection. Only API that MariaDB Connector/C and Oracle's libmysqlclient
+ * How it is opened is in connect.c. Owns the handle and its results. One thread per connection. Only API that MariaDB Connector/C and Oracle's libmysqlclient
  * share is used; errors are told apart by number, never by text (texts differ between servers and versions). */
 #include <stdarg.h>
 #include <stdio.h>
@@ -15,7 +15,6 @@
 
 enum {
     ERR_DUPLICATE = 1062,
-    ERR_UNKNOWN_VARIABLE = 1193,
     CLIENT_FIRST = 2000, /* 2000..2999: raised by the client library */
     CLIENT_LAST = 2999,
     CLIENT_PACKET_TOO_LARGE = 2020,
@@ -155,102 +154,6 @@ void gf_sql_library_init(void)
     GF_ASSERT(mysql_library_init(0, NULL, NULL) == 0);
 }
 
-static enum gf_class set_options(struct gf_sql *sql, const struct gf_config *config, struct gf_error *error_r)
-{
-    unsigned connect_s = (unsigned)((config->mysql_connect_timeout + 999) / 1000);
-    unsigned io_s = (unsigned)((config->mysql_read_timeout + 999) / 1000);
-    unsigned no_local_infile = 0;
-    int bad = 0;
-
-    bad |= mysql_options(&sql->my, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s);
-    bad |= mysql_options(&sql->my, MYSQL_OPT_READ_TIMEOUT, &io_s);
-    bad |= mysql_options(&sql->my, MYSQL_OPT_WRITE_TIMEOUT, &io_s);
-    bad |= mysql_options(&sql->my, MYSQL_OPT_LOCAL_INFILE, &no_local_infile);
-    bad |= mysql_options(&sql->my, MYSQL_SET_CHARSET_NAME, "utf8mb4");
-    return bad ? gf_fail(error_r, GF_FATAL, 0, "mysql client refuses an option") : GF_OK;
-}
-
-/* A server that cannot be written to is no primary: settlement must not even read there (F7). */
-static enum gf_class check_writable(struct gf_sql *sql, struct gf_error *error_r)
-{
-    struct gf_sql_result *result = NULL;
-    enum gf_class class = gf_sql_queryf(sql, &result, error_r, "SELECT @@global.read_only");
-    bool read_only;
-
-    if (class != GF_OK)
-        return class;
-    read_only = gf_sql_next(result) && gf_sql_i64(result, 0) != 0;
-    gf_sql_result_free(&result);
-    return read_only ? gf_fail(error_r, GF_RETRY, 1290, "mysql server is read-only: not a primary") : GF_OK;
-}
-
-static enum gf_class set_session(struct gf_sql *sql, enum gf_sql_session session, struct gf_error *error_r)
-{
-    static const char *const plain[] = {
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-        "SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone='+00:00', autocommit=1",
-        /* MariaDB turns IN lists of 1000 and more into a join that locks in list order; MySQL has no such variable. */
-        "SET SESSION in_predicate_conversion_threshold=0",
-    };
-    enum gf_class class;
-
-    for (size_t i = 0; i < GF_COUNT(plain); i++) {
-        class = gf_sql_exec(sql, plain[i], strlen(plain[i]), NULL, error_r);
-        if (class != GF_OK && mysql_errno(&sql->my) != ERR_UNKNOWN_VARIABLE)
-            return class;
-    }
-    if (session != GF_SQL_SETTLE)
-        return GF_OK;
-    /* F6: a stopped owner must not hold its locks longer than a take-over waits. */
-    class = gf_sql_execf(sql, error_r, "SET SESSION wait_timeout=10, net_read_timeout=10, net_write_timeout=10, "
-                                       "innodb_lock_wait_timeout=5");
-    return class == GF_OK ? check_writable(sql, error_r) : class;
-}
-
-/* The file's text without its trailing newline; an empty path is an empty password. */
-static enum gf_class read_password(const struct gf_config *config, char *password_r, size_t size, struct gf_error *error_r)
-{
-    size_t len;
-
-    password_r[0] = '\0';
-    if (config->mysql_password_file[0] == '\0')
-        return GF_OK;
-    return gf_config_secret(config->mysql_password_file, password_r, size, &len, error_r);
-}
-
-enum gf_class gf_sql_connect(const struct gf_config *config, enum gf_sql_session session, struct gf_sql **sql_r,
-                             struct gf_error *error_r)
-{
-    const char *socket = config->mysql_socket[0] != '\0' ? config->mysql_socket : NULL;
-    struct gf_sql *sql = gf_xcalloc(1, sizeof(*sql));
-    char password[256];
-    enum gf_class class;
-
-    GF_ASSERT(mysql_init(&sql->my) != NULL);
-    class = set_options(sql, config, error_r);
-    if (class == GF_OK)
-        class = read_password(config, password, sizeof(password), error_r);
-    if (class != GF_OK)
-        goto out;
-    if (mysql_real_connect(&sql->my, socket != NULL ? NULL : config->mysql_host, config->mysql_user, password,
-                           config->mysql_database, (unsigned)config->mysql_port, socket, 0) == NULL) {
-        /* Whatever the reason (down, starting, password just rotated): later it may work. */
-        (void)fail(sql, error_r);
-        class = GF_RETRY;
-        if (error_r != NULL)
-            error_r->class = GF_RETRY;
-        goto out;
-    }
-    class = set_session(sql, session, error_r);
-out:
-    explicit_bzero(password, sizeof(password));
-    if (class == GF_OK)
-        *sql_r = sql;
-    else
-        gf_sql_close(&sql);
-    return class;
-}
-
 void gf_sql_close(struct gf_sql **sql)
 {
     if (sql == NULL || *sql == NULL)
@@ -263,11 +166,6 @@ void gf_sql_close(struct gf_sql **sql)
 bool gf_sql_lost(const struct gf_sql *sql)
 {
     return sql->lost;
-}
-
-enum gf_class gf_sql_ping(struct gf_sql *sql, struct gf_error *error_r)
-{
-    return mysql_ping(&sql->my) == 0 ? GF_OK : fail(sql, error_r);
 }
 
 enum gf_class gf_sql_exec(struct gf_sql *sql, const char *text, size_t len, int64_t *affected_r, struct gf_error *error_r)
