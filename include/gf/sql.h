@@ -77,6 +77,9 @@ void gf_sql_bulk_close(struct gf_sql_bulk **bulk); /* NULL-safe */
 GF_NODISCARD enum gf_class gf_sql_begin(struct gf_sql *sql, struct gf_error *error_r);
 /* Any failure is UNCERTAIN: the answer is only `SELECT .. FROM progress .. FOR UPDATE` on a primary (F7). */
 GF_NODISCARD enum gf_class gf_sql_commit(struct gf_sql *sql, struct gf_error *error_r);
+/* The same in two halves; after the first one the server works on it. Each failure is UNCERTAIN. */
+GF_NODISCARD enum gf_class gf_sql_commit_send(struct gf_sql *sql, struct gf_error *error_r);
+GF_NODISCARD enum gf_class gf_sql_commit_answer(struct gf_sql *sql, struct gf_error *error_r);
 void gf_sql_rollback(struct gf_sql *sql); /* a failure marks the connection lost */
 bool gf_sql_is_duplicate(const struct gf_error *error); /* 1062 */
 void gf_sql_library_init(void); /* once, in main, before threads */

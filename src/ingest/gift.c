@@ -17,6 +17,7 @@
 #include "gf/log.h"
 #include "gf/metrics.h"
 #include "gf/num.h"
+#include "gf/point.h"
 #include "ingest.h"
 
 #define QUANTITY_MAX 9999
@@ -123,9 +124,12 @@ static void on_ack(struct gf_produced *produced, enum gf_kafka_ack ack)
 
     switch (ack) {
     case GF_KAFKA_PERSISTED:
+        GF_POINT(ingest_accept_before);
         if (gift->held)
             gf_balance_accept(gift->ingest->redis, &gift->ingest->rules, &gift->reserve);
+        GF_POINT(ingest_accept_after);
         accepted(gift, gift->reserve.price, gift->reserve.quantity, false);
+        GF_POINT(ingest_answered);
         break;
     case GF_KAFKA_NOT_PERSISTED:
         give_back(gift);
@@ -149,7 +153,9 @@ static void produce(struct gift *gift)
     if (gift->ingest->closing || gf_ingest_produce(gift->ingest, command, trace, &gift->produced) != GF_OK) {
         give_back(gift);
         unavailable(gift, "the queue is full");
+        return;
     }
+    GF_POINT(ingest_produce_after);
 }
 
 /* ---- Redis ---- */
@@ -217,6 +223,7 @@ static void judge(struct gift *gift, const struct gf_reserve_reply *reply)
     switch (reply->answer) {
     case GF_RESERVED_OK:
         gift->held = true;
+        GF_POINT(ingest_reserve_after);
         gift->reserve.price = reply->price; /* a first call's, if this one has taken it over */
         gift->reserve.quantity = reply->quantity;
         produce(gift);
@@ -280,6 +287,7 @@ static void reserve(struct gift *gift)
 {
     struct gf_ingest *ingest = gift->ingest;
 
+    GF_POINT(ingest_reserve_before);
     if (gf_balance_reserve(ingest->redis, &ingest->rules, &gift->reserve, on_reserved, gift) == GF_OK)
         return;
     if (gf_redis_up(ingest->redis))

@@ -9,6 +9,7 @@
 #include "gf/clock.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
+#include "gf/point.h"
 #include "lane_internal.h"
 
 #define CLAIM_TRIES 2           /* the second one on a fresh connection */
@@ -161,6 +162,7 @@ static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *st
     int count = 0;
 
     *start_r = GF_KAFKA_SKIP;
+    GF_POINT(settle_assigned);
     class = claim(lane, partition, &claimed, error_r);
     if (class != GF_OK)
         return class;
@@ -168,12 +170,15 @@ static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *st
         lane_stop_part(lane, partition, "it has no live log: was `giftflow init` run for this topic?");
         return GF_OK;
     }
+    GF_POINT(settle_claimed);
     class = ask_partitions(lane, &count, error_r);
     if (class == GF_OK)
         class = lane_watermarks(lane, partition, &low, &high, error_r);
-    if (class == GF_OK && fits(lane, partition, count, low, high))
-        *start_r = begin(lane, partition, low, high);
-    return class;
+    if (class != GF_OK || !fits(lane, partition, count, low, high))
+        return class;
+    GF_POINT(settle_compared);
+    *start_r = begin(lane, partition, low, high);
+    return GF_OK;
 }
 
 int64_t lane_on_assign(void *ctx, int32_t partition)
@@ -216,6 +221,7 @@ void lane_on_revoke(void *ctx, int32_t partition, bool lost)
             gf_log(GF_WARN, "notified_not_written", "partition=%" PRId32 " error=\"%s\"", partition, error.text);
     }
     lane_drop_part(lane, part);
+    GF_POINT(settle_revoked);
     if (part->stopped) {
         atomic_fetch_sub(&lane->status.stopped, 1);
         gf_metric_add(GF_M_SETTLE_STOPPED, -1);

@@ -11,6 +11,7 @@
 #include "gf/clock.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
+#include "gf/point.h"
 #include "lane_internal.h"
 
 #define BACKOFF_MS 20
@@ -112,12 +113,16 @@ static void after_commit(struct lane *lane, struct part *part)
     part->claim.notified_written = part->claim.notified; /* the transaction has carried it */
     part->notified_ms = now_ms;
     count_batch(lane);
+    GF_POINT(settle_committed);
     publish(lane);
+    GF_POINT(settle_publish_queued);
     notify(lane, part);
     if (now_ms - part->committed_ms < COMMIT_MS)
         return;
     part->committed_ms = now_ms;
+    GF_POINT(settle_offset_before);
     gf_kafka_consumer_commit(lane->consumer, part->claim.partition, part->claim.next_offset);
+    GF_POINT(settle_offset_after);
 }
 
 static enum done fenced(struct lane *lane, struct part *part)
@@ -139,11 +144,13 @@ static enum done resolve_commit(struct lane *lane, struct part *part)
     struct gf_error error;
 
     gf_metric_add(GF_M_SETTLE_UNCERTAIN, 1);
+    GF_POINT(settle_lookup_before);
     for (int attempt = 0; store_lookup(lane->store, &part->claim, &next_offset, &epoch, &error) != GF_OK; attempt++) {
         gf_log(GF_WARN, "commit_lookup_failed", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
         if (!wait_again(lane, part, generation, attempt, deadline_ms))
             return DONE_DROPPED;
     }
+    GF_POINT(settle_lookup_after);
     gf_log(GF_WARN, "commit_looked_up", "partition=%" PRId32 " next_offset=%" PRId64 " wanted=%" PRId64,
            part->claim.partition, next_offset, lane->batch->next_offset);
     if (epoch == part->claim.epoch && next_offset == lane->batch->next_offset)
@@ -317,6 +324,7 @@ static bool check_last(struct lane *lane, struct part *part, const struct gf_kaf
         batch_record_fp(lane->batch, first, fp);
         if (memcmp(fp, part->claim.last_fp, BATCH_FP) == 0) {
             part->check_last = false;
+            GF_POINT(settle_last_checked);
             return true;
         }
         lane_stop_part(lane, partition, "the record at %" PRId64 " is not the one that was settled: the topic was made "
@@ -372,9 +380,11 @@ static bool load_careful(struct lane *lane, struct part *part)
     int64_t tries = 0, off = lane->batch->messages[0].offset;
     struct gf_error error;
 
+    GF_POINT(settle_try_before);
     for (int attempt = 0; store_try(lane->store, &part->claim, off, &tries, &error) != GF_OK; attempt++)
         if (!wait_again(lane, part, generation, attempt, deadline_ms))
             return false;
+    GF_POINT(settle_try_after);
     if (tries > TRIES_MAX)
         batch_load_unparsed(lane->batch);
     else
@@ -392,6 +402,7 @@ static bool take_and_settle(struct lane *lane, struct part *part)
 
     if (count == 0)
         return false;
+    GF_POINT(settle_polled);
     if (go_on && part->check_last)
         go_on = check_last(lane, part, &batch->messages[0]);
     if (go_on)
@@ -443,9 +454,12 @@ static bool recover(struct lane *lane, struct part *part)
 
         to = part->recover_to - from < step ? part->recover_to : from + step;
         part->rederive = to; /* before the call, which may pause: afterwards the partition may be a newly claimed one */
+        GF_POINT(settle_rederive_before);
         make_again(lane, part, notifier_open(lane->notifier, &part->notices, from, to), from, to);
+        GF_POINT(settle_rederive_after);
         return true;
     }
+    GF_POINT(settle_republish_before);
     to = part->recover_to - part->republish < step ? part->recover_to : part->republish + step;
     range = (struct store_range){.log = part->claim.log, .from = part->republish, .to = to};
     if (store_wallets(lane->store, &range, add_item, &republishing, &error) != GF_OK) {
@@ -454,6 +468,7 @@ static bool recover(struct lane *lane, struct part *part)
     }
     publisher_add(lane->shared->publisher, lane->items, republishing.count);
     part->republish = to;
+    GF_POINT(settle_republish_after);
     return true;
 }
 

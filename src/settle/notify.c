@@ -9,6 +9,7 @@
 #include "gf/log.h"
 #include "gf/metrics.h"
 #include "gf/notice.h"
+#include "gf/point.h"
 
 #define TRACKERS 512
 #define LINGER_MS 2
@@ -53,6 +54,8 @@ static void on_ack(void *ctx, void *opaque, enum gf_kafka_ack ack, int32_t parti
     (void)partition;
     (void)offset;
     notifier->unacked--;
+    if (ack == GF_KAFKA_PERSISTED)
+        GF_POINT(settle_notice_acked);
     if (ack == GF_KAFKA_PERSISTED)
         gf_metric_add(GF_M_NOTICES, 1);
     else
@@ -187,8 +190,11 @@ void notifier_send(struct notifier *notifier, struct tracker *tracker, int32_t l
     }
     tracker->outstanding++;
     notifier->unacked++;
-    if (produce(notifier, tracker, &error) == GF_OK)
+    GF_POINT(settle_notice_before);
+    if (produce(notifier, tracker, &error) == GF_OK) {
+        GF_POINT(settle_notice_after);
         return;
+    }
     tracker->outstanding--;
     notifier->unacked--;
     tracker->failed = true;

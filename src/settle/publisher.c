@@ -11,6 +11,7 @@
 #include "gf/clock.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
+#include "gf/point.h"
 
 #define ROUND 1024        /* items sent in one pipeline */
 #define REPLAY_MS 30000   /* a new connection gets the items of this long again */
@@ -105,6 +106,7 @@ static int append_round(struct publisher *publisher, int count)
 {
     size_t users = 0;
 
+    GF_POINT(settle_publish_before);
     qsort(publisher->round, (size_t)count, sizeof(publisher->round[0]), compare_items);
     for (int i = 0, next; i < count; i = next) {
         const struct publish_item *item = &publisher->round[i];
@@ -153,17 +155,25 @@ static enum gf_class judge_reply(const struct gf_reply *reply, struct gf_error *
     return GF_OK;
 }
 
+static enum gf_class read_reply(struct publisher *publisher, struct gf_error *error_r)
+{
+    struct gf_reply *reply = NULL;
+    enum gf_class class = gf_redis_sync_reply(publisher->redis, &reply, error_r);
+
+    if (class == GF_OK)
+        class = judge_reply(reply, error_r);
+    gf_reply_free(&reply);
+    return class;
+}
+
 static enum gf_class read_replies(struct publisher *publisher, int calls, struct gf_error *error_r)
 {
     enum gf_class class = GF_OK;
 
     for (int i = 0; i < calls && class == GF_OK; i++) {
-        struct gf_reply *reply = NULL;
-
-        class = gf_redis_sync_reply(publisher->redis, &reply, error_r);
+        class = read_reply(publisher, error_r);
         if (class == GF_OK)
-            class = judge_reply(reply, error_r);
-        gf_reply_free(&reply);
+            GF_POINT(settle_publish_part);
     }
     return class;
 }
@@ -173,7 +183,7 @@ static enum gf_class ping(struct publisher *publisher, struct gf_error *error_r)
     const struct gf_redis_arg arg = {"PING", 4};
 
     gf_redis_sync_command(publisher->redis, &arg, 1);
-    return read_replies(publisher, 1, error_r);
+    return read_reply(publisher, error_r);
 }
 
 /* What a new connection has to hear again: everything of the last 30 s that the ring still has. */
@@ -228,6 +238,8 @@ static void *publish(void *arg)
         if (class == GF_OK)
             class = count > 0 ? read_replies(publisher, append_round(publisher, count), &error) : ping(publisher, &error);
         if (class == GF_OK) {
+            if (count > 0)
+                GF_POINT(settle_publish_after);
             failures = 0;
             advance(publisher, end);
             continue;

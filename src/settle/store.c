@@ -8,6 +8,7 @@
 #include "gf/clock.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
+#include "gf/point.h"
 
 #define PRECHECK_WINDOWS 16
 #define INSERT_ATTEMPTS 4
@@ -165,6 +166,7 @@ static enum gf_class lock_credits(struct store *store, struct batch *batch, stru
         while (gf_sql_next(result))
             take_credit(result, &batch->credits[batch->credit_count++]);
         gf_sql_result_free(&result);
+        GF_POINT(settle_credits_locked);
     }
     return class;
 }
@@ -236,6 +238,7 @@ static enum gf_class lock_wallets(struct store *store, struct batch *batch, stru
         while (gf_sql_next(result))
             take_wallet(result, &batch->wallets[batch->wallet_count++]);
         gf_sql_result_free(&result);
+        GF_POINT(settle_wallets_locked);
     }
     return class;
 }
@@ -322,6 +325,8 @@ static enum gf_class read_and_plan(struct store *store, struct batch *batch, int
         class = lock_credits(store, batch, error_r);
     if (class == GF_OK && batch->credit_count > 0)
         class = open_wallets(store, batch, error_r);
+    if (class == GF_OK && batch->credit_count > 0)
+        GF_POINT(settle_wallets_opened);
     if (class == GF_OK)
         class = lock_wallets(store, batch, error_r);
     if (class == GF_OK && catalogue_doubts(store->catalogue, batch)) /* F11 */
@@ -331,27 +336,45 @@ static enum gf_class read_and_plan(struct store *store, struct batch *batch, int
     return class;
 }
 
+static enum gf_class commit(struct store *store, struct gf_error *error_r)
+{
+    enum gf_class class = gf_sql_commit_send(store->sql, error_r);
+
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_commit_sent);
+    return gf_sql_commit_answer(store->sql, error_r);
+}
+
 /* protocols.md section 2. Everything but a failed COMMIT is rolled back by the caller. */
 static enum gf_class transact(struct store *store, struct batch *batch, struct attempt *attempt, struct gf_error *error_r)
 {
     enum gf_class class = gf_sql_begin(store->sql, error_r);
 
-    if (class == GF_OK)
-        class = lock_progress(store, batch, attempt, error_r);
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_begun);
+    class = lock_progress(store, batch, attempt, error_r);
     if (class != GF_OK || attempt->fenced)
         return class;
+    GF_POINT(settle_progress_locked);
     class = read_and_plan(store, batch, attempt->claim->log, error_r);
-    if (class == GF_OK)
-        class = store_write(store, batch, attempt->claim->log, error_r);
-    if (class == GF_OK) {
-        chain(store, batch, attempt->claim->log, attempt->hash);
-        class = write_batch(store, batch, attempt, error_r);
-    }
-    if (class == GF_OK)
-        class = move_progress(store, batch, attempt, error_r);
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_planned);
+    class = store_write(store, batch, attempt->claim->log, error_r);
+    if (class != GF_OK)
+        return class;
+    chain(store, batch, attempt->claim->log, attempt->hash);
+    class = write_batch(store, batch, attempt, error_r);
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_batch_inserted);
+    class = move_progress(store, batch, attempt, error_r);
     if (class != GF_OK || attempt->fenced)
         return class;
-    return gf_sql_commit(store->sql, error_r);
+    GF_POINT(settle_progress_moved);
+    return commit(store, error_r);
 }
 
 static bool has_credits(const struct batch *batch)
@@ -373,12 +396,15 @@ enum gf_class store_settle(struct store *store, struct batch *batch, struct clai
     /* A repeated credit leaves no row that an INSERT could collide with, so credits are always looked up. */
     if (class == GF_OK && (claim->precheck > 0 || has_credits(batch)))
         class = store_find_known(store, batch, claim->precheck > 0, &found, error_r);
+    if (class == GF_OK)
+        GF_POINT(settle_known_read);
     for (int i = 0; class == GF_OK && i < INSERT_ATTEMPTS; i++) {
         class = transact(store, batch, &attempt, error_r);
         *fenced_r = attempt.fenced;
         if (class == GF_UNCERTAIN || (class == GF_OK && !*fenced_r))
             break;
         gf_sql_rollback(store->sql);
+        GF_POINT(settle_rolled_back);
         if (class != GF_REJECT || !gf_sql_is_duplicate(error_r))
             break;
         claim->precheck = PRECHECK_WINDOWS; /* F17: duplicates come in storms */
@@ -386,6 +412,7 @@ enum gf_class store_settle(struct store *store, struct batch *batch, struct clai
             return GF_RETRY;
         if (found == 0)
             return class; /* not a repeated command: something else is doubled */
+        GF_POINT(settle_repeats_found);
         class = i + 1 < INSERT_ATTEMPTS ? GF_OK : gf_fail(error_r, GF_RETRY, 0, "repeats keep appearing");
     }
     if (class == GF_OK && claim->precheck > 0)

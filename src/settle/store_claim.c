@@ -2,6 +2,7 @@
 /* Who owns a log (F8), where it stands after a lost COMMIT (F7), and what is read back from its trade rows. */
 #include <inttypes.h>
 
+#include "gf/point.h"
 #include "store_internal.h"
 
 #define TAKE_OVER_WAIT_S 15 /* above the wait_timeout of a stopped owner's session (F6) */
@@ -69,16 +70,25 @@ static enum gf_class take_over(struct store *store, const char *owner, struct cl
 
     if (class != GF_OK)
         return class;
+    GF_POINT(settle_claim_begun);
     gf_buf_reset(&store->text);
     gf_buf_adds(&store->text, "UPDATE progress SET epoch=epoch+1, owner=");
     gf_sql_add_text(store->sql, &store->text, owner, strnlen(owner, 100));
     gf_buf_addf(&store->text, ", stalls=IF(stalled_at=next_offset,stalls+1,0), stalled_at=next_offset WHERE log=%" PRId32,
                 claim->log);
     class = store_run(store, 1, error_r);
-    if (class == GF_OK)
+    if (class == GF_OK) {
+        GF_POINT(settle_claim_raised);
         class = read_claim(store, claim, error_r);
-    if (class == GF_OK)
-        class = gf_sql_commit(store->sql, error_r);
+    }
+    if (class == GF_OK) {
+        GF_POINT(settle_claim_read);
+        class = gf_sql_commit_send(store->sql, error_r);
+    }
+    if (class == GF_OK) {
+        GF_POINT(settle_claim_commit_sent);
+        class = gf_sql_commit_answer(store->sql, error_r);
+    }
     if (class != GF_OK)
         gf_sql_rollback(store->sql);
     return class == GF_UNCERTAIN ? GF_RETRY : class; /* one epoch more does no harm */
@@ -130,6 +140,8 @@ enum gf_class store_lookup(struct store *store, const struct claim *claim, int64
         return class;
     class = gf_sql_queryf(store->sql, &result, error_r,
                           "SELECT next_offset, epoch FROM progress WHERE log=%" PRId32 " FOR UPDATE", claim->log);
+    if (class == GF_OK)
+        GF_POINT(settle_lookup_locked);
     if (class == GF_OK && gf_sql_next(result)) {
         *next_offset_r = gf_sql_i64(result, 0);
         *epoch_r = gf_sql_i64(result, 1);
@@ -146,14 +158,17 @@ enum gf_class store_notified(struct store *store, struct claim *claim, struct gf
     int64_t notified = claim->notified;
     enum gf_class class = store_ready(store, error_r);
 
+    GF_POINT(settle_notified_before);
     if (class == GF_OK)
         class = gf_sql_execf(store->sql, error_r,
                              "UPDATE progress SET notified_offset=GREATEST(notified_offset,%" PRId64 ") WHERE log=%" PRId32
                              " AND epoch=%" PRId64 " AND next_offset>=%" PRId64,
                              notified, claim->log, claim->epoch, notified);
-    if (class == GF_OK)
-        claim->notified_written = notified;
-    return class;
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_notified_after);
+    claim->notified_written = notified;
+    return GF_OK;
 }
 
 enum gf_class store_try(struct store *store, const struct claim *claim, int64_t off, int64_t *tries_r,

@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "gf/clock.h"
+#include "gf/point.h"
 #include "store_internal.h"
 
 #define TRADE_COLUMNS                                                                                        \
@@ -289,6 +290,7 @@ static enum gf_class write_wallets(struct store *store, const struct batch *batc
 /* One statement for up to CREDITS_PER_UPDATE of the batch's credits from *at on, settled or refused ones. */
 static enum gf_class close_credits(struct store *store, const struct batch *batch, bool settled, int *at, struct gf_error *error_r)
 {
+    enum gf_class class;
     int64_t rows = 0;
 
     gf_buf_reset(&store->text);
@@ -304,7 +306,12 @@ static enum gf_class close_credits(struct store *store, const struct batch *batc
         gf_buf_add_xhex(&store->text, trade->request_id.b, 16);
     }
     gf_buf_addc(&store->text, ')');
-    return rows == 0 ? GF_OK : store_run(store, rows, error_r);
+    if (rows == 0)
+        return GF_OK;
+    class = store_run(store, rows, error_r);
+    if (class == GF_OK)
+        GF_POINT(settle_credits_closed);
+    return class;
 }
 
 /* Both outcomes close the row: 2 credited, 3 refused. */
@@ -324,9 +331,16 @@ enum gf_class store_write(struct store *store, struct batch *batch, int32_t log,
     enum gf_class class = store->insert_trades != NULL ? bulk_trades(store, batch, log, error_r)
                                                        : write_trades(store, batch, log, error_r);
 
-    if (class == GF_OK)
-        class = write_dead_letters(store, batch, log, error_r);
-    if (class == GF_OK)
-        class = store->update_wallets != NULL ? bulk_wallets(store, batch, error_r) : write_wallets(store, batch, error_r);
-    return class == GF_OK ? write_credits(store, batch, error_r) : class;
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_trades_inserted);
+    class = write_dead_letters(store, batch, log, error_r);
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_dead_letters_inserted);
+    class = store->update_wallets != NULL ? bulk_wallets(store, batch, error_r) : write_wallets(store, batch, error_r);
+    if (class != GF_OK)
+        return class;
+    GF_POINT(settle_wallets_written);
+    return write_credits(store, batch, error_r);
 }

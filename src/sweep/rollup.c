@@ -9,6 +9,7 @@
 #include "gf/clock.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
+#include "gf/point.h"
 #include "sweep.h"
 
 #define LOGS_MAX 4096
@@ -46,11 +47,13 @@ static enum gf_class lock_range(struct sweep_jobs *jobs, int32_t log, int64_t *f
         return class;
     *from_r = gf_sql_next(result) ? gf_sql_i64(result, 0) : 0;
     gf_sql_result_free(&result);
+    GF_POINT(sweep_rollup_locked);
     class = gf_sql_queryf(jobs->sql, &result, error_r, "SELECT next_offset FROM progress WHERE log = %" PRId32, log);
     if (class != GF_OK)
         return class;
     *to_r = gf_sql_next(result) ? gf_sql_i64(result, 0) : 0;
     gf_sql_result_free(&result);
+    GF_POINT(sweep_rollup_read);
     if (*to_r > *from_r + jobs->config->sweep_rollup_rows)
         *to_r = *from_r + jobs->config->sweep_rollup_rows;
     return GF_OK;
@@ -115,10 +118,15 @@ static enum gf_class write_rows(struct sweep_jobs *jobs, const struct range *ran
                                             gf_sql_i64(result, 3)};
             *trades_r += rows[count++].trades;
         }
-        if (count > 0)
-            class = insert_income(jobs, range, rows, count, error_r);
-        if (count > 0 && class == GF_OK)
-            class = add_to_accounts(jobs, range, rows, count, error_r);
+        if (count == 0)
+            break;
+        class = insert_income(jobs, range, rows, count, error_r);
+        if (class != GF_OK)
+            break;
+        GF_POINT(sweep_rollup_income);
+        class = add_to_accounts(jobs, range, rows, count, error_r);
+        if (class == GF_OK)
+            GF_POINT(sweep_rollup_accounts);
     }
     free(rows);
     return class;
@@ -138,6 +146,21 @@ static enum gf_class move_row(struct sweep_jobs *jobs, const struct range *range
     return class;
 }
 
+static enum gf_class commit(struct sweep_jobs *jobs, struct gf_error *error_r)
+{
+    enum gf_class class;
+
+    GF_POINT(sweep_rollup_moved);
+    class = gf_sql_commit_send(jobs->sql, error_r);
+    if (class != GF_OK)
+        return class;
+    GF_POINT(sweep_rollup_commit_sent);
+    class = gf_sql_commit_answer(jobs->sql, error_r);
+    if (class == GF_OK)
+        GF_POINT(sweep_rollup_committed);
+    return class;
+}
+
 static enum gf_class roll_log(struct sweep_jobs *jobs, int32_t log, bool *more_r, struct gf_error *error_r)
 {
     struct range range = {.log = log, .now_ms = gf_clock_real_ms()};
@@ -145,8 +168,10 @@ static enum gf_class roll_log(struct sweep_jobs *jobs, int32_t log, bool *more_r
     int64_t trades = 0;
     enum gf_class class = gf_sql_begin(jobs->sql, error_r);
 
-    if (class == GF_OK)
-        class = lock_range(jobs, log, &range.from, &range.to, error_r);
+    if (class != GF_OK)
+        return class;
+    GF_POINT(sweep_rollup_begun);
+    class = lock_range(jobs, log, &range.from, &range.to, error_r);
     if (class != GF_OK)
         return class;
     if (range.to <= range.from) { /* another copy was faster */
@@ -154,13 +179,15 @@ static enum gf_class roll_log(struct sweep_jobs *jobs, int32_t log, bool *more_r
         return GF_OK;
     }
     class = sum_range(jobs, log, range.from, range.to, &result, error_r);
-    if (class == GF_OK)
+    if (class == GF_OK) {
+        GF_POINT(sweep_rollup_summed);
         class = write_rows(jobs, &range, result, &trades, error_r);
+    }
     gf_sql_result_free(&result);
     if (class == GF_OK)
         class = move_row(jobs, &range, error_r);
     if (class == GF_OK)
-        class = gf_sql_commit(jobs->sql, error_r);
+        class = commit(jobs, error_r);
     if (class != GF_OK)
         return class;
     gf_metric_add(GF_M_ROLLUP_ROWS, trades);

@@ -166,6 +166,42 @@ def test_amounts_are_counted_with_checked_arithmetic():
     listing(matches(paths, after, "use gf_money_*") + matches(paths, before, "use gf_money_*"))
 
 
+# ---- where tests stop the program
+
+def points():
+    return re.findall(r"X\((\w+), \"([^\"]+)\"\)", read("include/gf/point.h"))
+
+
+def test_every_point_is_passed_once_in_the_source_and_described():
+    text = "\n".join(code(read(path)) for path in files(".c", under=("src",)))
+    passed = re.findall(r"\bGF_POINT\((\w+)\)", text)
+    assert len(points()) > 50
+    listing(["include/gf/point.h: %s is passed %d times" % (name, passed.count(name)) for name, _ in points() if passed.count(name) != 1])
+    assert giftflow("points").stdout.split("\n")[:-1] == ["%-30s %s" % point for point in points()]
+
+
+def test_a_release_build_has_no_points(tmp_path):
+    """Compiled as the release preset does it: without GF_POINTS. Neither code nor names nor texts may be left."""
+    with open(os.path.join(ROOT, "CMakePresets.json"), encoding="utf-8") as file:
+        presets = {preset["name"]: preset.get("cacheVariables", {}) for preset in json.load(file)["configurePresets"]}
+    assert "GF_POINTS" not in presets["base"] and "GF_POINTS" not in presets["release"]
+    assert re.search(r"^option\(GF_POINTS .* OFF\)$", read("CMakeLists.txt"), re.M)
+    assert all(presets[name]["GF_POINTS"] == "ON" for name in ("dev", "clang", "asan", "tsan"))
+    users = [path for path in files(".c", under=("src",)) if "gf/point.h" in read(path)]
+    found = []
+    for flags, wanted in ((), False), (("-DGF_POINTS",), True):
+        for number, path in enumerate(users):
+            target = str(tmp_path / ("%d.o" % number))
+            subprocess.run(["gcc", "-std=gnu11", "-O2", "-D_GNU_SOURCE", '-DGF_VERSION="tidy"', *flags, "-I" + os.path.join(ROOT, "include"),
+                            "-I" + os.path.join(ROOT, os.path.dirname(path)), "-c", os.path.join(ROOT, path), "-o", target], check=True)
+            with open(target, "rb") as file:
+                data = file.read()
+            left = b"gf_point" in data or b"GIFTFLOW_POINT" in data or any(name.encode() in data or text.encode() in data for name, text in points())
+            if left != wanted:
+                found.append("%s: %s of a point with %s" % (path, "something is left" if left else "nothing", flags or "no flag"))
+    listing(found)
+
+
 # ---- sizes, with a ratchet
 
 def sizes():

@@ -336,14 +336,29 @@ enum gf_class gf_sql_begin(struct gf_sql *sql, struct gf_error *error_r)
     return gf_sql_exec(sql, "BEGIN", 5, NULL, error_r);
 }
 
-enum gf_class gf_sql_commit(struct gf_sql *sql, struct gf_error *error_r)
+static enum gf_class uncertain(struct gf_sql *sql, struct gf_error *error_r)
 {
-    if (mysql_real_query(&sql->my, "COMMIT", 6) == 0)
-        return GF_OK;
     (void)fail(sql, error_r);
     if (error_r != NULL)
         error_r->class = GF_UNCERTAIN;
     return GF_UNCERTAIN;
+}
+
+enum gf_class gf_sql_commit_send(struct gf_sql *sql, struct gf_error *error_r)
+{
+    return mysql_send_query(&sql->my, "COMMIT", 6) == 0 ? GF_OK : uncertain(sql, error_r);
+}
+
+enum gf_class gf_sql_commit_answer(struct gf_sql *sql, struct gf_error *error_r)
+{
+    return mysql_read_query_result(&sql->my) == 0 ? GF_OK : uncertain(sql, error_r);
+}
+
+enum gf_class gf_sql_commit(struct gf_sql *sql, struct gf_error *error_r)
+{
+    enum gf_class class = gf_sql_commit_send(sql, error_r);
+
+    return class == GF_OK ? gf_sql_commit_answer(sql, error_r) : class;
 }
 
 void gf_sql_rollback(struct gf_sql *sql)
