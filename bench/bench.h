@@ -2,10 +2,12 @@
 #pragma once
 /* What the benchmark programs share: arguments, random numbers, the gift that they send. Benchmarks only: they write wallets
  * by SQL, which nothing else in giftflow may do, so their database is thrown away. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "gf/clock.h"
 #include "gf/config.h"
@@ -58,4 +60,23 @@ static inline void bench_config(struct gf_config *config)
         fprintf(stderr, "%s\n", error.text);
         exit(2);
     }
+}
+
+/* User and system time of a process so far; 0: no process was named. */
+static inline int64_t bench_process_us(int64_t pid)
+{
+    char path[64], text[1024];
+    unsigned long user = 0, system = 0;
+    const char *fields;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%" PRId64 "/stat", pid);
+    file = pid ? fopen(path, "re") : NULL;
+    if (!file)
+        return 0;
+    fields = fgets(text, sizeof(text), file) ? strrchr(text, ')') : NULL;
+    (void)fclose(file);
+    if (!fields || sscanf(fields, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+        return 0;
+    return (int64_t)(user + system) * 1000000 / sysconf(_SC_CLK_TCK);
 }

@@ -11,7 +11,6 @@
 #include <inttypes.h>
 #include <mysql.h>
 #include <pthread.h>
-#include <unistd.h>
 
 #include "bench.h"
 #include "gf/buf.h"
@@ -307,25 +306,6 @@ static void *bulk(void *arg)
 
 /* ---- runs ---- */
 
-/* User and system time of the server so far; 0: not asked for. */
-static int64_t server_us(int64_t pid)
-{
-    char path[64], text[1024];
-    unsigned long user = 0, system = 0;
-    const char *fields;
-    FILE *file;
-
-    snprintf(path, sizeof(path), "/proc/%" PRId64 "/stat", pid);
-    file = pid ? fopen(path, "re") : NULL;
-    if (!file)
-        return 0;
-    fields = fgets(text, sizeof(text), file) ? strrchr(text, ')') : NULL;
-    (void)fclose(file);
-    if (!fields || sscanf(fields, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
-        return 0;
-    return (int64_t)(user + system) * 1000000 / sysconf(_SC_CLK_TCK);
-}
-
 static void fresh_tables(MYSQL *mysql, int64_t users)
 {
     char text[300];
@@ -369,7 +349,7 @@ struct result {
 static struct result run_one_txn(const struct worker *model, int64_t seconds)
 {
     struct worker workers[CONNECTIONS_MAX];
-    int64_t began_us = gf_clock_mono_us(), cpu_us = server_us(model->server_pid), rows;
+    int64_t began_us = gf_clock_mono_us(), cpu_us = bench_process_us(model->server_pid), rows;
 
     open_workers(workers, ONE_TXN_CONNECTIONS, model);
     for (int i = 0; i < ONE_TXN_CONNECTIONS; i++) {
@@ -378,7 +358,7 @@ static struct result run_one_txn(const struct worker *model, int64_t seconds)
     }
     rows = close_workers(workers, ONE_TXN_CONNECTIONS);
     return (struct result){(double)rows * 1e6 / (double)(gf_clock_mono_us() - began_us),
-                           (double)(server_us(model->server_pid) - cpu_us) / (double)rows};
+                           (double)(bench_process_us(model->server_pid) - cpu_us) / (double)rows};
 }
 
 static struct result run_bulk(const struct worker *model, int connections)
@@ -394,10 +374,10 @@ static struct result run_bulk(const struct worker *model, int connections)
     }
     pthread_barrier_wait(&barrier);
     began_us = gf_clock_mono_us();
-    cpu_us = server_us(model->server_pid);
+    cpu_us = bench_process_us(model->server_pid);
     pthread_barrier_wait(&barrier);
     ended_us = gf_clock_mono_us();
-    cpu_us = server_us(model->server_pid) - cpu_us;
+    cpu_us = bench_process_us(model->server_pid) - cpu_us;
     rows = close_workers(workers, connections);
     pthread_barrier_destroy(&barrier);
     return (struct result){(double)rows * 1e6 / (double)(ended_us - began_us), (double)cpu_us / (double)rows};

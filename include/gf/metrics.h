@@ -38,6 +38,34 @@
     X(SETTLE_PARTITIONS, GAUGE, "giftflow_settle_partitions", "", "partitions owned")                                 \
     X(SETTLE_STOPPED, GAUGE, "giftflow_settle_stopped_partitions", "", "partitions that must not go on: see the log")     \
     X(SETTLE_LAG_MS, GAUGE, "giftflow_settle_oldest_age_milliseconds", "", "age of the oldest command seen unsettled") \
+    X(STAGE_POLL, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"poll\"", "time of the lanes by stage of a batch") \
+    X(STAGE_DECODE, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"decode\"", "time of the lanes by stage of a batch") \
+    X(STAGE_FENCE, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"fence\"", "time of the lanes by stage of a batch") \
+    X(STAGE_CREDITS, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"credits\"", "time of the lanes by stage of a batch") \
+    X(STAGE_WALLETS, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"wallets\"", "time of the lanes by stage of a batch") \
+    X(STAGE_PLAN, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"plan\"", "time of the lanes by stage of a batch") \
+    X(STAGE_TRADES, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"trades\"", "time of the lanes by stage of a batch") \
+    X(STAGE_UPDATE, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"update\"", "time of the lanes by stage of a batch") \
+    X(STAGE_CHAIN, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"chain\"", "time of the lanes by stage of a batch") \
+    X(STAGE_CLOSE, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"close\"", "time of the lanes by stage of a batch") \
+    X(STAGE_COMMIT, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"commit\"", "time of the lanes by stage of a batch") \
+    X(STAGE_PUBLISH, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"publish\"", "time of the lanes by stage of a batch") \
+    X(STAGE_NOTICES, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"notices\"", "time of the lanes by stage of a batch") \
+    X(STAGE_ACKS, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"acks\"", "time of the lanes by stage of a batch") \
+    X(STAGE_CPU_POLL, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"poll\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_DECODE, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"decode\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_FENCE, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"fence\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_CREDITS, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"credits\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_WALLETS, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"wallets\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_PLAN, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"plan\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_TRADES, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"trades\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_UPDATE, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"update\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_CHAIN, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"chain\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_CLOSE, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"close\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_COMMIT, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"commit\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_PUBLISH, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"publish\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_NOTICES, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"notices\"", "processor time of the lanes by stage of a batch") \
+    X(STAGE_CPU_ACKS, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"acks\"", "processor time of the lanes by stage of a batch") \
     X(PUBLISH_PENDING, GAUGE, "giftflow_publish_pending", "", "wallets waiting for their Redis publish")              \
     X(PUBLISH_DROPPED, COUNTER, "giftflow_publish_dropped_total", "", "publishes dropped because Redis could not keep up") \
     X(PUBLISH_REFUSED, COUNTER, "giftflow_publish_refused_total", "", "publishes that Redis answered with an error")  \

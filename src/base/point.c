@@ -2,6 +2,8 @@
 /* Where tests stop a process. See gf/point.h; without GF_POINTS this file is empty. */
 #include "gf/point.h"
 
+#include "gf/base.h" /* a translation unit must not be empty */
+
 #ifdef GF_POINTS
 #include <pthread.h>
 #include <signal.h>
@@ -10,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gf/base.h"
 #include "gf/log.h"
 #include "gf/num.h"
 

@@ -140,7 +140,9 @@ static void serve_parts(struct lane *lane)
             continue;
         busy = true;
         serve_group(lane);
+        stage_start(&lane->stage);
         notifier_serve(lane->notifier, 0);
+        stage_end(&lane->stage, STAGE_ACKS);
     }
     lane->turns++;
     if (busy)

@@ -6,6 +6,7 @@
 #include "batch.h"
 #include "lane.h"
 #include "notify.h"
+#include "stage.h"
 #include "store.h"
 
 #define PARTS_MAX 1024 /* kafka.partitions' bound */
@@ -41,6 +42,7 @@ struct lane {
     int rejoins;      /* in a row */
     bool started;
     unsigned turns;
+    struct stage_clock stage; /* of what is done outside the transaction */
     int64_t joined_ms;
     int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
     int64_t looked_ms; /* when the partition count was last compared */

@@ -114,9 +114,12 @@ static void after_commit(struct lane *lane, struct part *part)
     part->notified_ms = now_ms;
     count_batch(lane);
     GF_POINT(settle_committed);
+    stage_start(&lane->stage);
     publish(lane);
+    stage_end(&lane->stage, STAGE_PUBLISH);
     GF_POINT(settle_publish_queued);
     notify(lane, part);
+    stage_end(&lane->stage, STAGE_NOTICES);
     if (now_ms - part->committed_ms < COMMIT_MS)
         return;
     part->committed_ms = now_ms;
@@ -396,13 +399,17 @@ static bool take_and_settle(struct lane *lane, struct part *part)
 {
     bool careful = part->careful_to > part->claim.next_offset;
     struct batch *batch = lane->batch;
-    int count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, batch->messages,
-                                       careful || part->check_last ? 1 : batch->max);
-    bool go_on = part->owned; /* taking may have found the partition broken */
+    int count;
+    bool go_on;
 
+    stage_start(&lane->stage);
+    count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, batch->messages,
+                                   careful || part->check_last ? 1 : batch->max);
+    go_on = part->owned; /* taking may have found the partition broken */
     if (count == 0)
         return false;
     GF_POINT(settle_polled);
+    stage_end(&lane->stage, STAGE_POLL);
     if (go_on && part->check_last)
         go_on = check_last(lane, part, &batch->messages[0]);
     if (go_on)
@@ -415,6 +422,7 @@ static bool take_and_settle(struct lane *lane, struct part *part)
             go_on = load_careful(lane, part);
         else
             batch_load(batch, count, part->claim.partitions);
+        stage_end(&lane->stage, STAGE_DECODE);
         if (go_on)
             settle_taken(lane, part);
     }

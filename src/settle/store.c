@@ -321,18 +321,22 @@ static enum gf_class read_and_plan(struct store *store, struct batch *batch, int
     enum gf_class class = GF_OK;
 
     batch_classify(batch);
+    stage_end(&store->stage, STAGE_PLAN);
     if (batch->credit_id_count > 0)
         class = lock_credits(store, batch, error_r);
     if (class == GF_OK && batch->credit_count > 0)
         class = open_wallets(store, batch, error_r);
     if (class == GF_OK && batch->credit_count > 0)
         GF_POINT(settle_wallets_opened);
+    stage_end(&store->stage, STAGE_CREDITS);
     if (class == GF_OK)
         class = lock_wallets(store, batch, error_r);
+    stage_end(&store->stage, STAGE_WALLETS);
     if (class == GF_OK && catalogue_doubts(store->catalogue, batch)) /* F11 */
         class = catalogue_load(store->catalogue, store->sql, error_r);
     if (class == GF_OK)
         plan(store, batch, log);
+    stage_end(&store->stage, STAGE_PLAN);
     return class;
 }
 
@@ -355,6 +359,7 @@ static enum gf_class transact(struct store *store, struct batch *batch, struct a
         return class;
     GF_POINT(settle_begun);
     class = lock_progress(store, batch, attempt, error_r);
+    stage_end(&store->stage, STAGE_FENCE);
     if (class != GF_OK || attempt->fenced)
         return class;
     GF_POINT(settle_progress_locked);
@@ -365,7 +370,9 @@ static enum gf_class transact(struct store *store, struct batch *batch, struct a
     class = store_write(store, batch, attempt->claim->log, error_r);
     if (class != GF_OK)
         return class;
+    stage_end(&store->stage, STAGE_UPDATE);
     chain(store, batch, attempt->claim->log, attempt->hash);
+    stage_end(&store->stage, STAGE_CHAIN);
     class = write_batch(store, batch, attempt, error_r);
     if (class != GF_OK)
         return class;
@@ -374,7 +381,10 @@ static enum gf_class transact(struct store *store, struct batch *batch, struct a
     if (class != GF_OK || attempt->fenced)
         return class;
     GF_POINT(settle_progress_moved);
-    return commit(store, error_r);
+    stage_end(&store->stage, STAGE_CLOSE);
+    class = commit(store, error_r);
+    stage_end(&store->stage, STAGE_COMMIT);
+    return class;
 }
 
 static bool has_credits(const struct batch *batch)
@@ -393,6 +403,7 @@ enum gf_class store_settle(struct store *store, struct batch *batch, struct clai
     int found = 0;
 
     *fenced_r = false;
+    stage_start(&store->stage);
     /* A repeated credit leaves no row that an INSERT could collide with, so credits are always looked up. */
     if (class == GF_OK && (claim->precheck > 0 || has_credits(batch)))
         class = store_find_known(store, batch, claim->precheck > 0, &found, error_r);

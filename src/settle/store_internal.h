@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 /* What the files of the store share: the connection, and statements that outgrow one packet. */
+#include "stage.h"
 #include "store.h"
 
 #define STATEMENT_MAX (8u << 20)
@@ -26,6 +27,7 @@ struct store {
     struct store_row *rows;                             /* [settle.batch], for those two */
     struct gf_buf text;
     struct gf_sha256_ctx *sha;
+    struct stage_clock stage; /* of the transaction at work */
     int64_t pinged_ms;
 };
 

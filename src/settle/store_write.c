@@ -338,6 +338,7 @@ enum gf_class store_write(struct store *store, struct batch *batch, int32_t log,
     if (class != GF_OK)
         return class;
     GF_POINT(settle_dead_letters_inserted);
+    stage_end(&store->stage, STAGE_TRADES);
     class = store->update_wallets != NULL ? bulk_wallets(store, batch, error_r) : write_wallets(store, batch, error_r);
     if (class != GF_OK)
         return class;
