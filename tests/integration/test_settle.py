@@ -188,6 +188,29 @@ def test_without_a_wallet_or_with_a_frozen_one_nothing_is_paid(books):
     assert books.balance(stranger) is None
 
 
+def test_a_wallet_that_another_session_changes_is_waited_for(books):
+    """F3: balance and status are read under a lock. What the other session commits counts, and is not overwritten."""
+    user = books.new_id()
+    fund(books, [user], 1000)
+    command = books.gift_command(user)
+    other, root = books.connect_db(), books.connect_db("root")
+
+    def waited_for():
+        with root.cursor() as look:
+            look.execute("SELECT COUNT(*) n FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+            return look.fetchone()["n"]
+
+    with root, other, other.cursor() as cursor:
+        cursor.execute("START TRANSACTION")
+        cursor.execute("UPDATE wallet SET status = 2, ver = ver + 1 WHERE user_id = %s", (user,))
+        books.produce(str(user), command)
+        wait_until(waited_for, 60, "settlement waits", every=0.5)  # what is asked more often is answered from a cache
+        cursor.execute("COMMIT")
+    wait_until(lambda: outcome(books, command["request_id"], user) == "wallet_frozen", 60, "the gift's outcome")
+    assert books.sql("SELECT balance, status FROM wallet WHERE user_id = %s", user) == [{"balance": 1000, "status": 2}]
+
+
+
 def bad_records(stack, user):
     """name, key, value, partition, reason, does it leave a trade row"""
     home = murmur2_partition(str(user), 4)
