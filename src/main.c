@@ -11,8 +11,8 @@
 
 static const struct gf_role *const roles[] = {
     &gf_role_ingest, &gf_role_settle, &gf_role_router, &gf_role_gateway, &gf_role_sweep,
-    &gf_role_init,   &gf_role_verify, &gf_role_load,   &gf_role_fund,    &gf_role_config,
-    &gf_role_points,
+    &gf_role_init,   &gf_role_verify, &gf_role_dlq,    &gf_role_load,    &gf_role_fund,
+    &gf_role_config, &gf_role_points,
 };
 
 static int usage(FILE *out, int status)

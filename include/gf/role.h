@@ -16,4 +16,4 @@ struct gf_role {
 };
 
 extern const struct gf_role gf_role_ingest, gf_role_settle, gf_role_router, gf_role_gateway, gf_role_sweep;
-extern const struct gf_role gf_role_init, gf_role_verify, gf_role_load, gf_role_config, gf_role_fund, gf_role_points;
+extern const struct gf_role gf_role_init, gf_role_verify, gf_role_dlq, gf_role_load, gf_role_config, gf_role_fund, gf_role_points;

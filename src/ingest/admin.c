@@ -32,7 +32,6 @@ const struct gf_route gf_admin_routes[] = {
 void gf_admin_forget(struct gf_admin_job *job)
 {
     gf_buf_free(&job->body);
-    gf_buf_free(&job->record_key);
     gf_buf_free(&job->record);
     free(job->extra);
     free(job);
@@ -98,7 +97,6 @@ struct gf_admin_job *gf_admin_create(const struct gf_call *call)
     job->now_ms = gf_clock_real_ms();
     job->job.on_done = on_done;
     gf_buf_init(&job->body, BODY_MAX);
-    gf_buf_init(&job->record_key, 1024);
     gf_buf_init(&job->record, RECORD_MAX);
     return job;
 }

@@ -23,7 +23,7 @@ struct gf_admin_job {
     struct gf_uuid key, credit_id;
     char reason[256];
     void *extra; /* freed with the job */
-    struct gf_buf record_key, record;
+    struct gf_buf record;
 };
 
 typedef enum gf_class (*gf_admin_run_fn)(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r);

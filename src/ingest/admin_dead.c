@@ -1,194 +1,94 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dead letters: list, drop, replay. dead_letter.state: 0 new, 1 fed to the dlq topic, 2 replayed, 3 dropped. Only a
- * record without a trade row can be replayed: one with a row has used up its request id for ever and needs a new one.
- */
-#include <stdio.h>
-
+/* Dead letters over the admin API: list, drop, replay. What a letter is and what may be produced again is gf/letter.h's. Whoever
+ * names one record here insists on it, so one that this version would bury again is produced as well. */
 #include "admin.h"
+#include "gf/letter.h"
 #include "gf/log.h"
 #include "gf/num.h"
-#include "gf/outcome.h"
 
-#define LIST_DEFAULT 20
 #define LIST_MAX 100
-#define PAYLOAD_SHOWN 4096 /* bytes of one payload in a list */
-
-static const char *const states[] = {"new", "fed", "replayed", "dropped"};
-enum { NEW, FED, REPLAYED, DROPPED, OPEN }; /* OPEN: new or fed */
-
-struct list {
-    int state, limit;
-    int64_t after_log, after_off;
-};
-
-static void add_hex(struct gf_buf *out, const char *name, const struct gf_sql_result *row, int column)
-{
-    size_t len;
-    const char *bytes = gf_sql_bytes(row, column, &len);
-
-    gf_buf_addf(out, ",\"%s\":", name);
-    if (bytes == NULL) {
-        gf_buf_adds(out, "null");
-        return;
-    }
-    gf_buf_addc(out, '"');
-    gf_buf_add_hex(out, bytes, len);
-    gf_buf_addc(out, '"');
-}
-
-static void add_dead(struct gf_buf *out, const struct gf_sql_result *row)
-{
-    int state = (int)gf_sql_i64(row, 6);
-    size_t len;
-    const char *detail = gf_sql_bytes(row, 3, &len);
-
-    gf_buf_addf(out, "{\"log\":%lld,\"off\":%lld,\"reason\":\"%s\",\"detail\":", (long long)gf_sql_i64(row, 0),
-                (long long)gf_sql_i64(row, 1), gf_dead_text((enum gf_dead)gf_sql_i64(row, 2)));
-    gf_buf_add_json(out, detail, len);
-    add_hex(out, "key_hex", row, 4);
-    add_hex(out, "payload_hex", row, 5);
-    gf_buf_addf(out, ",\"state\":\"%s\",\"ts\":%lld}", state >= NEW && state <= DROPPED ? states[state] : "unknown",
-                (long long)gf_sql_i64(row, 7));
-}
 
 /* Thread: database. */
 static enum gf_class run_list(struct gf_job *base, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_admin_job *job = (struct gf_admin_job *)base;
-    const struct list *list = job->extra;
+    struct gf_letter_filter filter = *(const struct gf_letter_filter *)job->extra;
     struct gf_sql_result *result = NULL;
-    int64_t last_log = 0, last_off = 0;
-    char filter[32];
-    int count = 0;
+    struct gf_letter letter = {0};
+    int count = 0, limit = filter.limit;
     enum gf_class class;
 
-    if (list->state == OPEN)
-        (void)snprintf(filter, sizeof(filter), "IN (%d, %d)", NEW, FED);
-    else
-        (void)snprintf(filter, sizeof(filter), "= %d", list->state);
-    class = gf_sql_queryf(sql, &result, error_r,
-                          "SELECT log, off, reason, detail, rec_key, LEFT(payload, %d), state, ts_ms FROM dead_letter"
-                          " WHERE state %s AND (log > %lld OR (log = %lld AND off > %lld)) ORDER BY log, off LIMIT %d",
-                          PAYLOAD_SHOWN, filter, (long long)list->after_log, (long long)list->after_log,
-                          (long long)list->after_off, list->limit + 1);
+    filter.limit = limit + 1; /* whether there is another page */
+    class = gf_letter_list(sql, &filter, &result, error_r);
     if (class != GF_OK)
         return class;
     gf_buf_adds(&job->body, "{\"dead_letters\":[");
-    for (; count < list->limit && gf_sql_next(result); count++) {
+    for (; count < limit && gf_letter_next(result, &letter); count++) {
         gf_buf_adds(&job->body, count > 0 ? "," : "");
-        add_dead(&job->body, result);
-        last_log = gf_sql_i64(result, 0);
-        last_off = gf_sql_i64(result, 1);
+        gf_letter_json(&letter, &job->body);
     }
-    if (gf_sql_result_count(result) > list->limit)
-        gf_buf_addf(&job->body, "],\"next_cursor\":\"%lld-%lld\"}", (long long)last_log, (long long)last_off);
+    if (gf_sql_result_count(result) > limit)
+        gf_buf_addf(&job->body, "],\"next_cursor\":\"%lld-%lld\"}", (long long)letter.id.log, (long long)letter.id.off);
     else
         gf_buf_adds(&job->body, "],\"next_cursor\":null}");
     gf_sql_result_free(&result);
     return GF_OK;
 }
 
-static bool read_state(struct gf_slice text, int *state_r)
-{
-    if (text.ptr == NULL || gf_slice_is(text, "open")) {
-        *state_r = OPEN;
-        return true;
-    }
-    for (int i = 0; i < (int)GF_COUNT(states); i++) {
-        if (gf_slice_is(text, states[i])) {
-            *state_r = i;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool read_cursor(struct gf_slice text, int64_t *log_r, int64_t *off_r)
-{
-    const char *dash = text.ptr != NULL ? memchr(text.ptr, '-', text.len) : NULL;
-
-    if (text.ptr == NULL) {
-        *log_r = 0;
-        *off_r = -1;
-        return true;
-    }
-    return dash != NULL && gf_num_parse_i64(text.ptr, (size_t)(dash - text.ptr), 0, INT16_MAX, log_r) &&
-           gf_num_parse_i64(dash + 1, text.len - (size_t)(dash - text.ptr) - 1, 0, INT64_MAX, off_r);
-}
-
 void gf_admin_dead_list(const struct gf_call *call)
 {
     struct gf_admin_job *job = gf_admin_create(call);
-    struct list *list = gf_xcalloc(1, sizeof(*list));
-    struct gf_slice limit = gf_http_query(call->req, "limit");
-    int64_t count = LIST_DEFAULT;
+    struct gf_letter_filter *filter = gf_xcalloc(1, sizeof(*filter));
+    struct gf_slice state = gf_http_query(call->req, "state"), limit = gf_http_query(call->req, "limit");
+    struct gf_slice cursor = gf_http_query(call->req, "cursor");
+    int64_t count;
 
-    job->extra = list;
-    if (!read_state(gf_http_query(call->req, "state"), &list->state))
-        gf_admin_refuse(job, GF_PROBLEM_MALFORMED, "state must be open, new, fed, replayed or dropped");
+    job->extra = filter;
+    gf_letter_filter_init(filter);
+    count = filter->limit;
+    if (state.ptr != NULL && !gf_letter_parse_states(state.ptr, state.len, &filter->states))
+        gf_admin_refuse(job, GF_PROBLEM_MALFORMED, "state must be open, all, new, fed, replayed or dropped");
     else if (limit.ptr != NULL && !gf_num_parse_i64(limit.ptr, limit.len, 1, LIST_MAX, &count))
         gf_admin_refuse(job, GF_PROBLEM_MALFORMED, "limit must be 1..100");
-    else if (!read_cursor(gf_http_query(call->req, "cursor"), &list->after_log, &list->after_off))
+    else if (cursor.ptr != NULL && !gf_letter_parse_id(cursor.ptr, cursor.len, &filter->after))
         gf_admin_refuse(job, GF_PROBLEM_MALFORMED, "cursor is not one that was returned here");
     else {
-        list->limit = (int)count;
+        filter->limit = (int)count;
         gf_admin_submit(job, run_list);
     }
 }
 
 /* ---- one dead letter ---- */
 
-static enum gf_class set_state(struct gf_admin_job *job, struct gf_sql *sql, int state, struct gf_error *error_r)
+static void add_state(struct gf_admin_job *job, enum gf_letter_state state)
 {
-    struct gf_buf text;
-    int64_t affected = 0;
-    enum gf_class class;
-
-    gf_buf_init(&text, 512);
-    gf_buf_addf(&text, "UPDATE dead_letter SET state = %d WHERE log = %lld AND off = %lld AND state IN (%d, %d)", state,
-                (long long)job->log, (long long)job->off, NEW, FED);
-    class = gf_sql_exec(sql, text.data, text.len, &affected, error_r);
-    gf_buf_free(&text);
-    job->created = affected == 1;
-    return class;
+    gf_buf_addf(&job->body, "{\"log\":%lld,\"off\":%lld,\"state\":\"%s\"}", (long long)job->log, (long long)job->off,
+                gf_letter_state_text(state));
 }
 
-/* Reads the row; what is not open is refused. */
-static enum gf_class read_dead(struct gf_admin_job *job, struct gf_sql *sql, struct gf_error *error_r)
+/* Judges the letter and keeps what is to be produced. Thread: database. */
+static enum gf_class run_replay(struct gf_job *base, struct gf_sql *sql, struct gf_error *error_r)
 {
+    struct gf_admin_job *job = (struct gf_admin_job *)base;
+    struct gf_verdict *verdict = job->extra;
     struct gf_sql_result *result = NULL;
-    enum gf_class class =
-        gf_sql_queryf(sql, &result, error_r,
-                      "SELECT d.state, d.rec_key, d.payload, (SELECT COUNT(*) FROM trade t WHERE t.log = d.log"
-                      " AND t.off = d.off) FROM dead_letter d WHERE d.log = %lld AND d.off = %lld",
-                      (long long)job->log, (long long)job->off);
-    const char *bytes;
-    size_t len;
+    struct gf_letter letter;
+    enum gf_class class = gf_letter_get(sql, &(struct gf_letter_id){job->log, job->off}, &result, error_r);
 
     if (class != GF_OK)
         return class;
-    if (!gf_sql_next(result)) {
+    if (!gf_letter_next(result, &letter)) {
         class = gf_admin_problem(job, GF_PROBLEM_NOT_FOUND, "there is no such dead letter");
-    } else if (gf_sql_i64(result, 0) > FED) {
-        class = gf_admin_problem(job, GF_PROBLEM_CONFLICT, "this dead letter was replayed or dropped before");
-    } else if (gf_sql_i64(result, 3) != 0) {
-        class = gf_admin_problem(job, GF_PROBLEM_CONFLICT, "its request id has a final outcome; send it with a new id");
-    } else if (gf_sql_is_null(result, 1) || gf_sql_is_null(result, 2)) {
-        class = gf_admin_problem(job, GF_PROBLEM_CONFLICT, "a record without key or value cannot become a command");
-    } else {
-        bytes = gf_sql_bytes(result, 1, &len);
-        gf_buf_add(&job->record_key, bytes, len);
-        bytes = gf_sql_bytes(result, 2, &len);
-        gf_buf_add(&job->record, bytes, len);
+        goto out;
     }
+    class = gf_letter_judge(sql, &letter, verdict, error_r);
+    if (class == GF_OK && verdict->replay == GF_REPLAY_NEVER)
+        class = gf_admin_problem(job, GF_PROBLEM_CONFLICT, verdict->why);
+    else if (class == GF_OK)
+        gf_buf_add(&job->record, letter.payload, letter.payload_len);
+out:
     gf_sql_result_free(&result);
     return class;
-}
-
-static void add_state(struct gf_admin_job *job, const char *state)
-{
-    gf_buf_addf(&job->body, "{\"log\":%lld,\"off\":%lld,\"state\":\"%s\"}", (long long)job->log, (long long)job->off,
-                state);
 }
 
 /* Thread: database. */
@@ -196,39 +96,32 @@ static enum gf_class run_drop(struct gf_job *base, struct gf_sql *sql, struct gf
 {
     struct gf_admin_job *job = (struct gf_admin_job *)base;
     struct gf_sql_result *result = NULL;
-    enum gf_class class = set_state(job, sql, DROPPED, error_r);
-    int state = -1;
+    struct gf_letter letter;
+    bool moved = false;
+    enum gf_class class = gf_letter_mark(sql, &(struct gf_letter_id){job->log, job->off}, GF_LETTER_DROPPED, &moved, error_r);
 
+    if (class == GF_OK)
+        class = gf_letter_get(sql, &(struct gf_letter_id){job->log, job->off}, &result, error_r);
     if (class != GF_OK)
         return class;
-    class = gf_sql_queryf(sql, &result, error_r, "SELECT state FROM dead_letter WHERE log = %lld AND off = %lld",
-                          (long long)job->log, (long long)job->off);
-    if (class != GF_OK)
-        return class;
-    if (gf_sql_next(result))
-        state = (int)gf_sql_i64(result, 0);
+    if (!gf_letter_next(result, &letter))
+        class = gf_admin_problem(job, GF_PROBLEM_NOT_FOUND, "there is no such dead letter");
+    else if (letter.state != GF_LETTER_DROPPED)
+        class = gf_admin_problem(job, GF_PROBLEM_CONFLICT, "this dead letter was replayed before");
+    else
+        add_state(job, GF_LETTER_DROPPED);
     gf_sql_result_free(&result);
-    if (state == -1)
-        return gf_admin_problem(job, GF_PROBLEM_NOT_FOUND, "there is no such dead letter");
-    if (state != DROPPED)
-        return gf_admin_problem(job, GF_PROBLEM_CONFLICT, "this dead letter was replayed before");
-    add_state(job, states[DROPPED]);
-    return GF_OK;
-}
-
-/* Thread: database. */
-static enum gf_class run_replay(struct gf_job *base, struct gf_sql *sql, struct gf_error *error_r)
-{
-    return read_dead((struct gf_admin_job *)base, sql, error_r);
+    return class;
 }
 
 /* Thread: database. */
 static enum gf_class run_replayed(struct gf_job *base, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_admin_job *job = (struct gf_admin_job *)base;
+    bool moved = false;
 
-    add_state(job, states[REPLAYED]);
-    return set_state(job, sql, REPLAYED, error_r);
+    add_state(job, GF_LETTER_REPLAYED);
+    return gf_letter_mark(sql, &(struct gf_letter_id){job->log, job->off}, GF_LETTER_REPLAYED, &moved, error_r);
 }
 
 /* The record is in the log again. If the mark is lost now, a second replay is possible and without effect (G2). */
@@ -246,12 +139,13 @@ static void on_ack(struct gf_produced *produced, enum gf_kafka_ack ack)
     gf_admin_submit(job, run_replayed);
 }
 
-static void on_dead_read(struct gf_admin_job *job)
+static void on_judged(struct gf_admin_job *job)
 {
+    const struct gf_verdict *verdict = job->extra;
     const struct gf_kafka_record record = {
         .topic = job->ingest->commands_topic,
-        .key = job->record_key.data,
-        .key_len = job->record_key.len,
+        .key = verdict->key,
+        .key_len = verdict->key_len,
         .value = job->record.data,
         .value_len = job->record.len,
     };
@@ -259,10 +153,6 @@ static void on_dead_read(struct gf_admin_job *job)
     enum gf_class class = GF_RETRY; /* another partition count would split a wallet's order (F4) */
 
     job->produced.on_ack = on_ack;
-    if (job->record_key.len == 0 || job->record.len == 0) {
-        gf_admin_refuse(job, GF_PROBLEM_CONFLICT, "a record without key or value cannot become a command");
-        return;
-    }
     if (gf_pins_ok(job->ingest->pins))
         class = gf_kafka_produce(job->ingest->producer, &record, &job->produced, &error);
     if (class == GF_REJECT)
@@ -295,6 +185,7 @@ void gf_admin_dead_replay(const struct gf_call *call)
 
     if (job == NULL)
         return;
-    job->on_ok = on_dead_read;
+    job->extra = gf_xcalloc(1, sizeof(struct gf_verdict));
+    job->on_ok = on_judged;
     gf_admin_submit(job, run_replay);
 }

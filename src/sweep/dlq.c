@@ -1,76 +1,83 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Feeds the dlq topic from dead_letter (F12): rows of state 0 are locked, produced, and set to state 1 once the record is in
- * the log. A crash in between produces them again: readers drop repeats by ce_id = "<log>:<off>". */
+ * the log. A crash in between produces them again: readers drop repeats by ce_id = "<log>:<off>".
+ * Bounded by letters and by bytes: payloads are read one at a time and wait only in the producer's queue. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gf/clock.h"
+#include "gf/letter.h"
 #include "gf/metrics.h"
-#include "gf/outcome.h"
 #include "sweep.h"
 
 #define LETTERS 200
+#define BYTES (8 << 20) /* of one feed: the letter that passes this is its last */
 #define CUT_BYTES 524288
 #define ACK_WAIT_MS 5000 /* shorter than the session's idle time-out, which would give the locks away */
 
-struct letter {
-    int32_t log;
-    int64_t off;
+struct feed_item {
+    struct gf_letter_id id;
     bool fed;
 };
 
-static enum gf_class read_letters(struct sweep_jobs *jobs, struct gf_sql_result **result_r, struct gf_error *error_r)
+/* The names alone, which are all in the index. */
+static enum gf_class lock_letters(struct sweep_jobs *jobs, struct feed_item *items_r, int *count_r, struct gf_error *error_r)
 {
-    static const char text[] =
-        "SELECT d.log, d.off, d.reason, d.detail, d.rec_key, d.payload, p.topic, p.part FROM dead_letter d "
-        "JOIN progress p ON p.log = d.log WHERE d.state = 0 ORDER BY d.log, d.off LIMIT 200";
-    static const char lock[] = "SELECT off FROM dead_letter WHERE state = 0 ORDER BY log, off LIMIT 200 FOR UPDATE";
-    struct gf_sql_result *locked;
-    enum gf_class class = gf_sql_query(jobs->sql, lock, sizeof(lock) - 1, &locked, error_r);
+    struct gf_sql_result *result;
+    enum gf_class class = gf_sql_queryf(jobs->sql, &result, error_r,
+                                        "SELECT log, off FROM dead_letter WHERE state = 0 ORDER BY log, off LIMIT %d FOR UPDATE", LETTERS);
 
-    _Static_assert(LETTERS == 200, "the limits above");
     if (class != GF_OK)
         return class;
-    gf_sql_result_free(&locked);
-    /* Apart from the lock: a join would lock progress rows, which belong to settlement. */
-    return gf_sql_query(jobs->sql, text, sizeof(text) - 1, result_r, error_r);
+    while (gf_sql_next(result))
+        items_r[(*count_r)++] = (struct feed_item){{gf_sql_i64(result, 0), gf_sql_i64(result, 1)}, false};
+    gf_sql_result_free(&result);
+    return GF_OK;
 }
 
-static enum gf_class produce_letter(struct sweep_jobs *jobs, const struct gf_sql_result *result, struct letter *letter,
-                                    struct gf_error *error_r)
+static enum gf_class produce_letter(struct sweep_jobs *jobs, const struct gf_letter *letter, bool *fed, struct gf_error *error_r)
 {
-    char id[48], partition[16], offset[24];
-    const char *reason = gf_dead_text((enum gf_dead)gf_sql_i64(result, 2));
-    size_t detail_len, topic_len;
-    const char *detail = gf_sql_bytes(result, 3, &detail_len);
-    const char *topic = gf_sql_bytes(result, 6, &topic_len);
+    char id[48], partition[24], offset[24];
+    const char *reason = gf_dead_text(letter->reason);
     struct gf_kafka_header headers[] = {
         {"ce_id", id, 0}, {"ce_type", "giftflow.dead_letter", 20}, {"reason", reason, strlen(reason)},
-        {"detail", detail, detail_len}, {"topic", topic, topic_len}, {"partition", partition, 0}, {"offset", offset, 0},
+        {"detail", letter->detail, letter->detail_len}, {"topic", letter->topic != NULL ? letter->topic : "", letter->topic_len},
+        {"partition", partition, 0}, {"offset", offset, 0},
     };
-    struct gf_kafka_record record = {.topic = jobs->dlq, .headers = headers, .header_count = GF_COUNT(headers)};
+    struct gf_kafka_record record = {.topic = jobs->dlq, .key = letter->key, .key_len = letter->key_len, .value = letter->payload,
+                                     .value_len = letter->payload_len, .headers = headers, .header_count = GF_COUNT(headers)};
     enum gf_class class;
 
-    letter->log = (int32_t)gf_sql_i64(result, 0);
-    letter->off = gf_sql_i64(result, 1);
-    headers[0].len = (size_t)snprintf(id, sizeof(id), "%" PRId32 ":%" PRId64, letter->log, letter->off);
-    headers[5].len = (size_t)snprintf(partition, sizeof(partition), "%" PRId64, gf_sql_i64(result, 7));
-    headers[6].len = (size_t)snprintf(offset, sizeof(offset), "%" PRId64, letter->off);
-    if (!gf_sql_is_null(result, 4))
-        record.key = gf_sql_bytes(result, 4, &record.key_len);
-    if (!gf_sql_is_null(result, 5))
-        record.value = gf_sql_bytes(result, 5, &record.value_len);
-    class = gf_kafka_produce(jobs->producer, &record, &letter->fed, error_r);
+    headers[0].len = (size_t)snprintf(id, sizeof(id), "%" PRId64 ":%" PRId64, letter->id.log, letter->id.off);
+    headers[5].len = (size_t)snprintf(partition, sizeof(partition), "%" PRId64, letter->partition);
+    headers[6].len = (size_t)snprintf(offset, sizeof(offset), "%" PRId64, letter->id.off);
+    class = gf_kafka_produce(jobs->producer, &record, fed, error_r);
     if (class != GF_REJECT)
         return class;
     /* With its headers the record has grown past the limit; the whole of it stays in the table. */
     record.value_len = record.value_len < CUT_BYTES ? record.value_len : CUT_BYTES;
-    return gf_kafka_produce(jobs->producer, &record, &letter->fed, error_r);
+    return gf_kafka_produce(jobs->producer, &record, fed, error_r);
 }
 
-static enum gf_class mark_fed(struct sweep_jobs *jobs, const struct letter *letters, int count, struct gf_error *error_r)
+static enum gf_class feed_one(struct sweep_jobs *jobs, struct feed_item *item, int64_t *bytes, struct gf_error *error_r)
+{
+    struct gf_sql_result *result;
+    struct gf_letter letter;
+    enum gf_class class = gf_letter_get(jobs->sql, &item->id, &result, error_r);
+
+    if (class != GF_OK)
+        return class;
+    if (gf_letter_next(result, &letter)) {
+        class = produce_letter(jobs, &letter, &item->fed, error_r);
+        *bytes += (int64_t)letter.payload_len;
+    }
+    gf_sql_result_free(&result);
+    return class;
+}
+
+static enum gf_class mark_fed(struct sweep_jobs *jobs, const struct feed_item *items, int count, struct gf_error *error_r)
 {
     int marked = 0;
     enum gf_class class;
@@ -78,8 +85,8 @@ static enum gf_class mark_fed(struct sweep_jobs *jobs, const struct letter *lett
     gf_buf_reset(&jobs->text);
     gf_buf_adds(&jobs->text, "UPDATE dead_letter SET state = 1 WHERE state = 0 AND (log, off) IN (");
     for (int i = 0; i < count; i++)
-        if (letters[i].fed)
-            gf_buf_addf(&jobs->text, "%s(%" PRId32 ",%" PRId64 ")", marked++ > 0 ? "," : "", letters[i].log, letters[i].off);
+        if (items[i].fed)
+            gf_buf_addf(&jobs->text, "%s(%" PRId64 ",%" PRId64 ")", marked++ > 0 ? "," : "", items[i].id.log, items[i].id.off);
     gf_buf_addc(&jobs->text, ')');
     GF_ASSERT(gf_buf_ok(&jobs->text));
     if (marked == 0)
@@ -92,7 +99,7 @@ static enum gf_class mark_fed(struct sweep_jobs *jobs, const struct letter *lett
     return class;
 }
 
-/* Waits until no acknowledgement can touch `letters` any more. */
+/* Waits until no acknowledgement can touch the items any more. */
 static void await_acks(struct sweep_jobs *jobs)
 {
     if (gf_kafka_producer_flush(jobs->producer, ACK_WAIT_MS) > 0)
@@ -102,23 +109,21 @@ static void await_acks(struct sweep_jobs *jobs)
 
 enum gf_class gf_sweep_dlq(struct sweep_jobs *jobs, bool *more_r, struct gf_error *error_r)
 {
-    static struct letter letters[LETTERS];
-    struct gf_sql_result *result = NULL;
+    static struct feed_item items[LETTERS];
     enum gf_class class = gf_sql_begin(jobs->sql, error_r);
-    int count = 0;
+    int64_t bytes = 0;
+    int locked = 0, count = 0;
 
-    memset(letters, 0, sizeof(letters));
     if (class == GF_OK)
-        class = read_letters(jobs, &result, error_r);
-    while (class == GF_OK && gf_sql_next(result)) {
-        class = produce_letter(jobs, result, &letters[count], error_r);
+        class = lock_letters(jobs, items, &locked, error_r);
+    while (class == GF_OK && count < locked && bytes < BYTES) {
+        class = feed_one(jobs, &items[count], &bytes, error_r);
         count += class == GF_OK ? 1 : 0;
     }
-    gf_sql_result_free(&result);
     await_acks(jobs);
     if (count > 0) {
-        *more_r = count == LETTERS && class == GF_OK;
-        return mark_fed(jobs, letters, count, error_r);
+        *more_r = (count == LETTERS || count < locked) && class == GF_OK;
+        return mark_fed(jobs, items, count, error_r);
     }
     gf_sql_rollback(jobs->sql);
     return class;

@@ -75,7 +75,7 @@ def test_first_line_names_the_licence():
 
 # ---- who may include what
 
-ROLES = ("ingest", "settle", "router", "gateway", "sweep", "tool")
+ROLES = ("ingest", "settle", "router", "gateway", "shared", "sweep", "tool")
 VENDOR = {
     "uv.h": r"src/adapter/", "mysql.h": r"src/adapter/mysql/", "hiredis": r"src/adapter/redis/",
     "rdkafka.h": r"src/adapter/kafka/", "openssl/": r"src/adapter/crypto/", "jwt.h": r"src/adapter/crypto/",
