@@ -13,6 +13,7 @@
 #include "sql_internal.h"
 
 enum {
+    ERR_UNKNOWN_TABLE = 1109, /* information_schema says it so: where init stands before our database exists */
     ERR_NO_SUCH_TABLE = 1146,
     ERR_UNKNOWN_VARIABLE = 1193,
     ERR_READ_ONLY = 1290,
@@ -124,7 +125,7 @@ static enum gf_class check_tables(struct gf_sql *sql, struct gf_error *error_r)
     if (class == GF_OK)
         class = gf_sql_queryf(sql, &result, error_r, "SELECT 1 FROM progress LIMIT 1");
     gf_sql_result_free(&result);
-    if (class != GF_OK && error_r->native == ERR_NO_SUCH_TABLE) /* giftflow init has not run */
+    if (class != GF_OK && (error_r->native == ERR_NO_SUCH_TABLE || error_r->native == ERR_UNKNOWN_TABLE)) /* init has not run */
         class = GF_OK;
     return class == GF_OK ? set_if_known(sql, "SET SESSION wsrep_sync_wait=DEFAULT", error_r) : class;
 }
