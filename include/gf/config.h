@@ -35,6 +35,7 @@
     X(gateway, queue_bytes, BYTES, "1MiB", 4096, 67108864, "bytes queued per client before it is closed (4408)")     \
     X(gateway, ping, MS, "20s", 100, 600000, "heartbeat interval; a client silent for two of them is closed")        \
     X(gateway, handshake_timeout, MS, "10s", 100, 60000, "time to complete the WebSocket handshake")                 \
+    X(gateway, gather, MS, "10ms", 0, 1000, "a busy room's next message follows its last by this; frames gather meanwhile") \
     X(gateway, announce, MS, "5s", 100, 60000, "how often the room set is published in Redis (TTL is three of these)") \
     X(ingest, bind, TEXT, "127.0.0.1", 1, 100, "address of the public API")                                          \
     X(ingest, port, INT, "8080", 0, 65535, "port of the public API; 0: any free port")                               \
@@ -64,7 +65,9 @@
     X(kafka, replication, INT, "1", 1, 7, "replication factor used by init")                                         \
     X(kafka, min_insync, INT, "1", 1, 7, "min.insync.replicas used by init")                                         \
     X(kafka, message_timeout, MS, "10s", 1000, 300000, "time in which a record must be acknowledged")                \
-    X(kafka, linger, MS, "1ms", 0, 1000, "how long ingest lets records gather")                                      \
+    X(kafka, linger, MS, "3ms", 0, 1000, "how long producers let records gather")                                    \
+    X(kafka, fetch_wait, MS, "10ms", 1, 1000, "how long the broker lets records gather for a consumer")               \
+    X(kafka, fetch_bytes, BYTES, "64KiB", 1, 1048576, "or until there is this much")                                \
     X(kafka, compression, TEXT, "lz4", 1, 10, "producer compression: none, lz4, gzip, snappy, zstd")                 \
     X(kafka, session_timeout, MS, "10s", 6000, 300000, "consumer group session time-out")                            \
     X(log, level, TEXT, "info", 1, 10, "debug, info, warn or error")                                                 \

@@ -3,8 +3,8 @@
  * Adds seq = (incarnation << 40) + offset: rising per channel, because a channel's key is always in one partition, and the
  * same whichever router reads it. The incarnation is a row of MySQL's `topic`, read once at start by a thread of its own.
  * One batch is on its way at a time: take what is there, send it, wait until every gateway concerned has acknowledged (or is
- * dropped after router.ack_timeout), then commit the offsets. So a notice is repeated, never skipped, when a router dies;
- * while one batch waits the next gathers, which is how batches grow with the load.
+ * dropped after router.ack_timeout). Only then may its offsets be committed, several times a second. So a notice is repeated,
+ * never skipped, when a router dies; while one batch waits the next gathers, which is how batches grow with the load.
  * Notices that concern no linked gateway are done with: sockets are best effort plus resume (G4). Owns: consumer, links.
  * Threads: one loop, and the short-lived reader of the incarnation. */
 #include "router.h"
@@ -32,10 +32,12 @@
 #define SEQ_BITS 40
 #define PARTITIONS_MAX 1024
 #define INCARNATION_RETRY_MS 500
+#define COMMIT_MS 200 /* between commits: what a successor may repeat, far less than a client's 512 remembered ids */
 
 struct part {
     int32_t partition;
-    int64_t next_offset; /* to commit once the batch is acknowledged; -1: nothing */
+    int64_t taken;  /* after the last record of the batch on its way; -1: none */
+    int64_t done;   /* acknowledged and not yet committed; -1: nothing */
 };
 
 struct router {
@@ -51,6 +53,7 @@ struct router {
     struct part parts[PARTITIONS_MAX];
     int part_count, turn; /* turn: which partition is asked first */
     struct gf_buf frame;
+    int64_t commit_ms;     /* the next commit, not before */
     int64_t hold_until_ms; /* no batch before, unless all gateways are linked */
     bool waiting;          /* a batch is on its way */
     bool draining, failed;
@@ -146,7 +149,7 @@ static int take_batch(struct router *router)
         int got = gf_kafka_consumer_take(router->consumer, part->partition, router->messages + count, max - count);
 
         if (got > 0)
-            part->next_offset = router->messages[count + got - 1].offset + 1;
+            part->taken = router->messages[count + got - 1].offset + 1;
         count += got;
     }
     return count;
@@ -154,20 +157,28 @@ static int take_batch(struct router *router)
 
 static void commit(struct router *router)
 {
+    router->commit_ms = gf_clock_mono_ms() + COMMIT_MS;
     for (int i = 0; i < router->part_count; i++) {
         struct part *part = &router->parts[i];
 
-        if (part->next_offset >= 0)
-            gf_kafka_consumer_commit(router->consumer, part->partition, part->next_offset);
-        part->next_offset = -1;
+        if (part->done >= 0)
+            gf_kafka_consumer_commit(router->consumer, part->partition, part->done);
+        part->done = -1;
     }
 }
 
+/* Every gateway concerned has the batch. The broker pays for a commit as for a batch of records, so they are gathered. */
 static void finish_batch(struct router *router)
 {
-    router->waiting = false;
-    gf_timer_reset(router->ack, INT32_MAX, 0);
-    commit(router);
+    for (int i = 0; i < router->part_count; i++) {
+        struct part *part = &router->parts[i];
+
+        if (part->taken >= 0)
+            part->done = part->taken;
+        part->taken = -1;
+    }
+    if (gf_clock_mono_ms() >= router->commit_ms)
+        commit(router);
 }
 
 static bool may_consume(struct router *router)
@@ -199,7 +210,7 @@ static void pump(struct router *router)
         gf_kafka_batch_free(router->messages, count);
         links_send(&router->links);
         if (links_acked(&router->links)) {
-            commit(router); /* it concerned nobody */
+            finish_batch(router); /* it concerned nobody */
         } else {
             router->waiting = true;
             gf_timer_reset(router->ack, router->config->router_ack_timeout, 0);
@@ -213,6 +224,8 @@ static void on_ack(void *ctx)
 
     if (!router->waiting || !links_acked(&router->links))
         return;
+    router->waiting = false;
+    gf_timer_reset(router->ack, INT32_MAX, 0);
     finish_batch(router);
     gf_async_wake(router->again); /* not from here: this may run inside links_send */
 }
@@ -232,7 +245,7 @@ static int64_t on_assign(void *ctx, int32_t partition)
     struct router *router = ctx;
 
     GF_ASSERT(router->part_count < PARTITIONS_MAX);
-    router->parts[router->part_count++] = (struct part){.partition = partition, .next_offset = -1};
+    router->parts[router->part_count++] = (struct part){.partition = partition, .taken = -1, .done = -1};
     return GF_KAFKA_STORED;
 }
 
@@ -241,12 +254,13 @@ static void on_revoke(void *ctx, int32_t partition, bool lost)
 {
     struct router *router = ctx;
 
-    (void)lost;
     for (int i = 0; i < router->part_count; i++) {
         struct part *part = &router->parts[i];
 
         if (part->partition != partition)
             continue;
+        if (part->done >= 0 && !lost)
+            gf_kafka_consumer_commit(router->consumer, partition, part->done);
         *part = router->parts[--router->part_count];
         return;
     }
@@ -292,6 +306,8 @@ static void serve(void *ctx)
     else if (class != GF_OK)
         gf_log(GF_WARN, "kafka_failed", "error=\"%s\"", error.text);
     pump(router);
+    if (gf_clock_mono_ms() >= router->commit_ms)
+        commit(router); /* what came last before silence */
 }
 
 static void on_again(void *ctx)

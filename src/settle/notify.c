@@ -12,7 +12,6 @@
 #include "gf/point.h"
 
 #define TRACKERS 512
-#define LINGER_MS 2
 #define QUEUE_FULL_TRIES 200
 #define QUEUE_FULL_WAIT_MS 10
 
@@ -68,7 +67,7 @@ enum gf_class notifier_create(const struct gf_config *config, struct notifier **
     struct notifier *notifier = gf_xcalloc(1, sizeof(*notifier));
     const char *topics[1] = {notifier->topic};
     const struct gf_kafka_producer_opts opts = {
-        .topics = topics, .topic_count = 1, .linger_ms = LINGER_MS, .on_ack = on_ack, .ctx = notifier};
+        .topics = topics, .topic_count = 1, .linger_ms = config->kafka_linger, .on_ack = on_ack, .ctx = notifier};
     enum gf_class class;
 
     (void)snprintf(notifier->topic, sizeof(notifier->topic), "%s.notices", config->kafka_prefix);

@@ -183,7 +183,6 @@ static enum gf_class make_conf(const struct gf_config *config, const struct gf_k
         {"auto.offset.reset", "error"},             /* an offset that is gone must be loud, never a silent jump */
         {"partition.assignment.strategy", "range"}, /* cooperative hangs and crashes in 2.0.2 */
         {"max.poll.interval.ms", "300000"},
-        {"fetch.wait.max.ms", "20"}, /* a partition that is added meanwhile waits at most this long */
         {"fetch.error.backoff.ms", "100"},
         {"queued.min.messages", "100000"}, /* less means 1 s fetch pauses in 2.0.2; bytes are the real bound */
         {"check.crcs", "true"},
@@ -203,6 +202,9 @@ static enum gf_class make_conf(const struct gf_config *config, const struct gf_k
     gf_kafka_conf_set_i64(conf, "session.timeout.ms", config->kafka_session_timeout);
     gf_kafka_conf_set_i64(conf, "heartbeat.interval.ms", heartbeat_ms > 3000 ? 3000 : heartbeat_ms);
     gf_kafka_conf_set_i64(conf, "queued.max.messages.kbytes", opts->queue_bytes < 1024 ? 1 : opts->queue_bytes / 1024);
+    /* A fetch that is answered by each single record costs the broker as much as one that brings a hundred. */
+    gf_kafka_conf_set_i64(conf, "fetch.wait.max.ms", config->kafka_fetch_wait);
+    gf_kafka_conf_set_i64(conf, "fetch.min.bytes", config->kafka_fetch_bytes);
     rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
     rd_kafka_conf_set_error_cb(conf, on_error);
     *conf_r = conf;
