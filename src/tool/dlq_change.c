@@ -42,7 +42,7 @@ static void on_ack(void *ctx, void *opaque, enum gf_kafka_ack ack, int32_t parti
 static void set(struct attempt *attempt, enum end end, const char *why)
 {
     attempt->end = end;
-    snprintf(attempt->why, sizeof(attempt->why), "%s", why);
+    gf_copy(attempt->why, sizeof(attempt->why), why);
 }
 
 /* ---- printing ---- */
