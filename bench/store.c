@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* giftflow-bench-store: the settlement transaction alone. The real store on a real server, windows made in memory: no Kafka,
  * no decoding, no Redis, no notices. One store per lane, each on a log of its own, one after the other on a quiet server.
- *   giftflow-bench-store --users U --gifts N [--batch B] [--lanes L] [--mysql-pid P] [--seed S]; prints name=value lines.
+ *   giftflow-bench-store --users U --gifts N [--batch B] [--lanes L] [--ids v4] [--mysql-pid P] [--seed S]; prints name=value lines.
  * Rates are noise on a busy machine; processor time per gift (server and client) is what to compare. Wallets come from
  * giftflow-bench-fill: benchmarks only. */
 #include <inttypes.h>
@@ -21,6 +21,7 @@ struct worker {
     int32_t lane, lanes; /* serves every partition with lane's remainder, a window each in turn */
     int64_t users, gifts, batch, server_pid, client_us;
     uint64_t random;
+    bool time_ordered; /* ids of version 7, else of version 4 */
     struct claim claims[PARTITIONS];
 };
 
@@ -32,6 +33,21 @@ static void must(enum gf_class class, const struct gf_error *error)
         return;
     fprintf(stderr, "giftflow-bench-store: %s\n", error->text);
     exit(1);
+}
+
+static struct gf_uuid make_id(struct worker *worker)
+{
+    uint64_t halves[2];
+    struct gf_uuid id;
+
+    if (worker->time_ordered)
+        return gf_uuid_v7();
+    halves[0] = bench_random(&worker->random);
+    halves[1] = bench_random(&worker->random);
+    memcpy(id.b, halves, sizeof(id.b));
+    id.b[6] = (uint8_t)(0x40 | (id.b[6] & 0x0f));
+    id.b[8] = (uint8_t)(0x80 | (id.b[8] & 0x3f));
+    return id;
 }
 
 /* What Kafka and the decoder would have left. The users of a partition are those whose number has its remainder: as
@@ -48,7 +64,7 @@ static void make_window(struct worker *worker, struct batch *batch, int32_t part
                                        .append_ms = gf_clock_real_ms(),
                                        .readable = true,
                                        .kind = GF_KIND_GIFT,
-                                       .request_id = gf_uuid_v7(),
+                                       .request_id = make_id(worker),
                                        .receiver_id = host,
                                        .room_id = host - BENCH_HOST_BASE,
                                        .price = BENCH_PRICE,
@@ -190,6 +206,7 @@ int main(int argc, char **argv)
                                      .gifts = gifts / lanes,
                                      .batch = config.settle_batch,
                                      .server_pid = pid,
+                                     .time_ordered = strcmp(bench_text(argc, argv, "--ids", "v7"), "v4") != 0,
                                      .random = (uint64_t)(seed + i * 7919)};
         GF_ASSERT(pthread_create(&workers[i].thread, NULL, run, &workers[i]) == 0);
     }
