@@ -259,7 +259,7 @@ static void on_revoke(void *ctx, int32_t partition, bool lost)
 
         if (part->partition != partition)
             continue;
-        if (part->done >= 0 && !lost)
+        if (part->done >= 0 && !lost && router->consumer != NULL) /* stop() has committed before it closes */
             gf_kafka_consumer_commit(router->consumer, partition, part->done);
         *part = router->parts[--router->part_count];
         return;
@@ -385,6 +385,8 @@ static void stop(struct router *router)
     if (router->reader_started)
         GF_ASSERT(pthread_join(router->reader, NULL) == 0);
     gf_poll_close(&router->poll);
+    if (router->consumer != NULL)
+        commit(router);
     gf_kafka_consumer_close(&router->consumer);
     gf_timer_close(&router->serve);
     gf_timer_close(&router->ack);
