@@ -69,7 +69,7 @@
     X(kafka, fetch_wait, MS, "10ms", 1, 1000, "how long the broker lets records gather for a consumer")               \
     X(kafka, fetch_bytes, BYTES, "64KiB", 1, 1048576, "or until there is this much")                                \
     X(kafka, compression, TEXT, "lz4", 1, 10, "producer compression: none, lz4, gzip, snappy, zstd")                 \
-    X(kafka, session_timeout, MS, "10s", 6000, 300000, "consumer group session time-out")                            \
+    X(kafka, session_timeout, MS, "10s", 1000, 300000, "consumer group session time-out (brokers refuse below 6s by default)") \
     X(log, level, TEXT, "info", 1, 10, "debug, info, warn or error")                                                 \
     X(mysql, hosts, TEXT, "", 0, 500, "servers, comma-separated: host:port or /path of a socket; the writable primary among them is used; empty: the three below") \
     X(mysql, socket, TEXT, "", 0, 200, "the one server's unix socket; empty: TCP")                                   \

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exactly once, shown: at every named point of settlement, ingest and roll-up (`giftflow points`; a new point is a new test) a process is ended by
+SIGKILL, or stopped by SIGSTOP for longer than its group session while another one takes its work over and then woken up. Afterwards the books
+are judged from outside (oracle.py). The cases run side by side, each in a World of its own; a test waits for its case."""
+
+import queue
+import subprocess
+import threading
+from concurrent.futures import Future
+
+import oracle
+import pytest
+from conftest import finish
+from stack import BUILD, ROOT, Stack, wait_until
+from world import World
+
+WORLDS = 8
+WAIT_S = 900  # for a case's turn, not for the case
+POINTS = [line.split()[0] for line in subprocess.run([ROOT / "build" / BUILD / "giftflow", "points"], capture_output=True, text=True, check=True).stdout.splitlines()]
+SETTLE = [point for point in POINTS if point.startswith("settle_")]
+INGEST = [point for point in POINTS if point.startswith("ingest_")]
+SWEEP = [point for point in POINTS if point.startswith("sweep_")]
+assert len(SETTLE) + len(INGEST) + len(SWEEP) == len(POINTS), "a point of another role has no test"
+
+
+# -- settle
+
+
+def pass_of(point):
+    """The take-over has its own round for Redis: the batch's is the second."""
+    return 2 if point.startswith("settle_publish_") and point != "settle_publish_queued" else 1
+
+
+def prepare(world, point):
+    """Some points are passed only when a former owner has left something."""
+    at = world.progress()
+    if point.startswith("settle_rederive_"):
+        world.sql("UPDATE progress SET notified_offset = %s WHERE log = %s", at["next_offset"] - 5, at["log"])
+    if point.startswith("settle_try_"):
+        world.sql("UPDATE progress SET stalls = 3, stalled_at = next_offset WHERE log = %s", at["log"])
+
+
+def bring_to(world, point, mode):
+    """A settle process that is dead or stopped at this point, with mixed records before it."""
+    order = f"{point}:{mode}:{pass_of(point)}"
+    if point.startswith("settle_lookup_"):  # reached only when the answer to COMMIT is lost
+        order = f"settle_progress_moved:stop,{order}"
+    process = world.spawn("settle", order)
+    if point.startswith("settle_lookup_"):
+        process.reached("settle_progress_moved", "stop")
+        world.cut_transaction()
+        process.go_on()
+    if point == "settle_revoked":
+        world.drain()
+        process.terminate()
+    process.reached(point, mode)
+    return process
+
+
+def settle_case(world, point, mode):
+    world.send_mixed()
+    prepare(world, point)
+    before = world.progress()["next_offset"]
+    first = bring_to(world, point, mode)
+    assert not oracle.told_too_early(world), "a notice of an outcome that is not committed"
+    if point.startswith(("settle_claim", "settle_rederive_", "settle_republish_")):
+        assert world.progress()["next_offset"] == before, "what the former owner left comes before anything new"
+    world.send_gifts(2)
+    second = world.spawn("settle")
+    world.drain()
+    if mode == "stop":
+        model = oracle.predict(world, *world.rules())
+        wait_until(lambda: not oracle.missing_notices(world, model), 60, "a notice of every outcome", every=0.2)
+        first.go_on()
+        world.send_gifts(2)
+        world.drain()
+        if point != "settle_revoked":  # that one is about to end
+            wait_until(first.is_ready, 60, "the woken process is ready")
+            first.terminate()
+        first.ended()
+    second.terminate()
+    second.ended()
+    world.judge()
+
+
+# -- ingest
+
+
+def ingest_case(world, point, mode):
+    """The client repeats with the same key to another ingest and gets its 202; one outcome, whatever the first one left."""
+    first = world.spawn("ingest", f"{point}:{mode}")
+    url = first.address("api_started")
+    wait_until(first.is_ready, 60, "ingest")
+    command = world.gift_command(world.rich[0])
+    poster = threading.Thread(target=post_in_vain, args=(world, command, url))
+    poster.start()
+    first.reached(point, mode)
+    world.post(command)
+    if mode == "stop":
+        first.go_on()
+    poster.join()
+    settle = world.spawn("settle")
+    world.drain()
+    if mode == "stop":
+        wait_until(first.is_ready, 60, "the woken ingest")
+        assert world.post(command, url).get("idempotency-replayed") == "true"
+        first.terminate()
+        first.ended()
+        world.drain()
+    settle.terminate()
+    settle.ended()
+    model = world.judge()
+    rows = [row for row in model.rows.values() if row.request_id == command["request_id"]]
+    assert len(rows) == 1
+
+
+def post_in_vain(world, command, url):
+    """Without an answer, or with any: the client cannot know."""
+    try:
+        body = {"room_id": command["room_id"], "receiver_id": command["receiver_id"], "gift_id": command["gift_id"], "quantity": 1, "type": 0}
+        world.http("POST", "/v1/gifts", body, {"Idempotency-Key": command["request_id"]}, user=command["user_id"], base=url)
+    except OSError:
+        pass
+
+
+# -- sweep
+
+
+def sweep_case(world, point, mode):
+    world.send_mixed()
+    settle = world.spawn("settle")
+    world.drain()
+    first = world.spawn("sweep", f"{point}:{mode}")
+    first.reached(point, mode)
+    world.send_gifts(2)
+    world.drain()
+    second = world.spawn("sweep")
+    world.incomes_are_rolled_up()
+    processes = [second, settle]
+    if mode == "stop":
+        first.go_on()
+        world.send_gifts(2)
+        world.drain()
+        wait_until(first.is_ready, 60, "the woken sweep")
+        processes.append(first)
+        world.incomes_are_rolled_up()
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.ended()
+    world.incomes_are_rolled_up()
+    world.judge()
+
+
+# -- all of them, side by side
+
+CASES = {"settle": settle_case, "ingest": ingest_case, "sweep": sweep_case}
+
+
+class Runner:
+    """Works through the cases in some threads; a world goes from case to case until one fails in it."""
+
+    def __init__(self, stack, cases):
+        self.stack, self.results = stack, {case: Future() for case in cases}
+        self.waiting, self.numbers = queue.SimpleQueue(), iter(range(1, 10_000))
+        for case in cases:
+            self.waiting.put(case)
+        self.threads = [threading.Thread(target=self.work) for _ in range(min(WORLDS, len(cases)))]
+        for thread in self.threads:
+            thread.start()
+
+    def work(self):
+        world = None
+        while not self.waiting.empty():
+            try:
+                point, mode = case = self.waiting.get(block=False)
+            except queue.Empty:
+                break
+            try:
+                world = world or World(self.stack, next(self.numbers)).open()
+                CASES[point.split("_")[0]](world, point, mode)
+                self.results[case].set_result(True)
+            except BaseException as error:  # told by the case's own test
+                self.results[case].set_exception(error)
+                if world:
+                    world.close()
+                world = None
+        if world:
+            world.close()
+
+    def end(self):
+        while not self.waiting.empty():
+            try:
+                self.waiting.get(block=False)
+            except queue.Empty:
+                break
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def runner(request):
+    stack = Stack(roles={"ingest": 0, "settle": 0, "router": 0, "gateway": 0, "sweep": 0}, partitions=1)
+    chosen = [(item.callspec.params["point"], item.callspec.params["mode"]) for item in request.session.items if item.fspath == request.fspath and hasattr(item, "callspec")]
+    runner = None
+    try:
+        stack.up()
+        runner = Runner(stack, chosen)
+        yield runner
+    finally:
+        if runner:
+            runner.end()
+        finish(stack)
+
+
+@pytest.mark.parametrize("mode", ["kill", "stop"])
+@pytest.mark.parametrize("point", POINTS)
+def test_exactly_once_when_it_ends_or_stands_still_at(runner, point, mode):
+    runner.results[point, mode].result(WAIT_S)
