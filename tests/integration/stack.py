@@ -27,6 +27,8 @@ from ws_client import WsClient
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = os.environ.get("GIFTFLOW_BUILD", "asan")
+ENGINE = os.environ.get("GIFTFLOW_ENGINE", "mariadb")  # or mysql: ./dev test --mysql
+BROKERS = int(os.environ.get("GIFTFLOW_BROKERS", "1"))  # or 3: ./dev test --brokers=3; `kafka` is then all of kafka-1, kafka-2 and kafka-3
 LOGS = ROOT / "build" / "test-logs" / "stacks"
 BAD_LOG = re.compile(r"ASSERT|(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
 
@@ -334,9 +336,9 @@ class Stack:
         out = self._kcat("-C", "-t", topic, "-o", "beginning", "-e", "-q", "-J")
         return [json.loads(line) for line in out.decode("utf-8", "replace").splitlines()]
 
-    def _kafka_request(self, api, body):
+    def _kafka_request(self, api, body, broker=None):
         """One request of the broker's own protocol, version 0 (kcat cannot administer); the answer behind its correlation id."""
-        host, port = self.env["GIFTFLOW_KAFKA"].split(":")
+        host, port = (broker or self.env["GIFTFLOW_KAFKA"].split(",")[0]).split(":")
         request = struct.pack(">hhi", api, 0, 1) + _kafka_text("test") + body
         with socket.create_connection((host, int(port)), timeout=60) as conn, conn.makefile("rb") as answers:
             conn.sendall(struct.pack(">i", len(request)) + request)
@@ -344,7 +346,7 @@ class Stack:
 
     def create_topic(self, topic, partitions, settings=()):
         """As another hand would; settings: {name: value}."""
-        body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">ihii", partitions, 1, 0, len(settings))
+        body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">ihii", partitions, BROKERS, 0, len(settings))
         body += b"".join(_kafka_text(name) + _kafka_text(value) for name, value in dict(settings).items()) + struct.pack(">i", 30000)
         assert self._kafka_request(19, body)[-2:] == b"\0\0", topic
         wait_until(lambda: len(self._partitions(topic)) == partitions, 30, f"topic {topic}")
@@ -357,11 +359,17 @@ class Stack:
     def delete_records(self, topic, partition, before):
         """What retention does: the partition begins at `before` from now on."""
         body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">iiqi", 1, partition, before, 30000)
-        assert self._kafka_request(21, body)[-2:] == b"\0\0", topic
+        assert self._kafka_request(21, body, self.leader(topic, partition))[-2:] == b"\0\0", topic
 
     def _partitions(self, topic):
         about = json.loads(self._kcat("-L", "-J", "-t", topic))
         return about["topics"][0]["partitions"] if about["topics"] else []
+
+    def leader(self, topic, partition):
+        """The address of the broker that leads this partition."""
+        about = json.loads(self._kcat("-L", "-J", "-t", topic))
+        leads = {part["partition"]: part["leader"] for part in about["topics"][0]["partitions"]}
+        return {broker["id"]: broker["name"] for broker in about["brokers"]}[leads[partition]]
 
     def end_offsets(self, topic="giftflow.commands"):
         """{partition: end}"""

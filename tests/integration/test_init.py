@@ -223,6 +223,8 @@ def test_a_healthy_log_is_closed_only_with_yes_and_nothing_settles_twice(settlin
     users = settling.new_users(20, 1000)
     send(settling, users)
     settling.drain()
+    behind = "SELECT COUNT(*) AS n FROM progress p JOIN rollup r ON r.log = p.log WHERE r.rolled_offset < p.next_offset OR p.notified_offset < p.next_offset"
+    wait_until(lambda: settling.sql(behind)[0]["n"] == 0, 60, "notices and roll-up, which come after settlement")
     before = rows(settling)
     status, _, error = init(settling, "--new-log", "all")
     assert status == 1 and "looks healthy" in error and "--yes" in error, error

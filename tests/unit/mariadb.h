@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 /* A private MariaDB server for one test program: own temporary directory, unix socket only, dies with the test. With
- * GIFTFLOW_TEST_MYSQL it is MySQL's, from the tree that this names (./dev test --mysql).
+ * GIFTFLOW_TEST_MYSQLD it is MySQL's instead, by that command (./dev test --mysql).
  * Owns the directory and the child process; mariadb_stop removes both. Any failure to start fails the test program. */
 #include <fcntl.h>
 #include <signal.h>
@@ -58,6 +58,19 @@ static inline void mariadb_configure(struct mariadb *db)
     db->config.mysql_read_timeout = 20000;
 }
 
+static inline char *mariadb_command(void)
+{
+    static char usual[] = "mariadbd";
+    char *mysqld = getenv("GIFTFLOW_TEST_MYSQLD");
+
+    return mysqld != NULL && mysqld[0] != '\0' ? mysqld : usual;
+}
+
+static inline bool mariadb_is_mysql(void)
+{
+    return strcmp(mariadb_command(), "mariadbd") != 0;
+}
+
 static inline void mariadb_launch(struct mariadb *db)
 {
     char datadir[128], socket[160], pidfile[128], log[128];
@@ -68,14 +81,14 @@ static inline void mariadb_launch(struct mariadb *db)
     snprintf(socket, sizeof(socket), "--socket=%s", db->socket);
     snprintf(pidfile, sizeof(pidfile), "--pid-file=%s/pid", db->dir);
     snprintf(log, sizeof(log), "%s/log", db->dir);
-    char *argv[] = {"mariadbd", "--no-defaults", "--user=root", "--skip-networking", datadir, socket, pidfile,
-                    "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2", NULL};
+    char *argv[] = {mariadb_command(), "--no-defaults", "--user=root", "--skip-networking", datadir, socket, pidfile,
+                    "--innodb-buffer-pool-size=32M", "--loose-innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2", NULL};
     db->pid = mariadb_spawn(argv, log, db->dir);
     mariadb_must(db->pid > 0, "fork");
     for (int64_t end = gf_clock_mono_ms() + 60000; gf_clock_mono_ms() < end; gf_clock_sleep_ms(50)) {
         if (gf_sql_connect(&db->config, GF_SQL_PLAIN, &sql, &error) == GF_OK)
             break;
-        mariadb_must(waitpid(db->pid, NULL, WNOHANG) == 0, "mariadbd");
+        mariadb_must(waitpid(db->pid, NULL, WNOHANG) == 0, mariadb_command());
     }
     mariadb_must(sql != NULL, "connect to mariadbd");
     mariadb_must(gf_sql_execf(sql, &error, "CREATE DATABASE IF NOT EXISTS giftflow") == GF_OK, "CREATE DATABASE");
@@ -96,7 +109,8 @@ static inline void mariadb_start(struct mariadb *db)
     (void)setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
     char *argv[] = {"mariadb-install-db", "--no-defaults", "--user=root", "--auth-root-authentication-method=normal",
                     "--skip-test-db", datadir, NULL};
-    pid_t pid = mariadb_spawn(argv, log, db->dir);
+    char *mysql_argv[] = {mariadb_command(), "--no-defaults", "--user=root", "--initialize-insecure", datadir, NULL};
+    pid_t pid = mariadb_spawn(mariadb_is_mysql() ? mysql_argv : argv, log, db->dir);
     mariadb_must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0, "mariadb-install-db");
     mariadb_configure(db);
     mariadb_launch(db);
