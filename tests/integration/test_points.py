@@ -6,6 +6,7 @@ are judged from outside (oracle.py). The cases run side by side, each in a World
 import queue
 import subprocess
 import threading
+import uuid
 from concurrent.futures import Future
 
 import oracle
@@ -201,7 +202,7 @@ class Runner:
 @pytest.fixture(scope="module")
 def runner(request):
     stack = Stack(roles={"ingest": 0, "settle": 0, "router": 0, "gateway": 0, "sweep": 0}, partitions=1)
-    chosen = [(item.callspec.params["point"], item.callspec.params["mode"]) for item in request.session.items if item.fspath == request.fspath and hasattr(item, "callspec")]
+    chosen = [(item.callspec.params["point"], item.callspec.params["mode"]) for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     runner = None
     try:
         stack.up()
@@ -217,3 +218,37 @@ def runner(request):
 @pytest.mark.parametrize("point", POINTS)
 def test_exactly_once_when_it_ends_or_stands_still_at(runner, point, mode):
     runner.results[point, mode].result(WAIT_S)
+
+
+def test_a_transaction_that_repeats_have_defeated_is_not_told_as_committed(runner):
+    """In each of the attempts at one batch another of its requests turns out to be settled elsewhere: the last attempt is rolled back as the ones before."""
+    attempts = 4  # INSERT_ATTEMPTS of store.c
+    world = World(runner.stack, next(runner.numbers)).open()
+    try:
+        gifts = world.send_gifts(attempts + 2)
+        log, end = world.progress()["log"], world.end_offsets()[0]
+        process = world.spawn("settle", ",".join(f"settle_planned:stop:{n + 1}" for n in range(attempts)) + ",settle_committed:stop")
+        for n in range(attempts):
+            process.reached("settle_planned", "stop", n + 1)
+            settled_elsewhere(world, gifts[n], n)
+            process.go_on()
+        process.reached("settle_committed", "stop")
+        assert world.progress()["next_offset"] == end, "what is told next was not committed"
+        process.go_on()
+        process.terminate()
+        process.ended()
+        told = {at for _, at in oracle.notices(world)}
+        rows = {row["off"]: row for row in world.sql("SELECT * FROM trade WHERE log = %s", log)}
+        assert told == set(rows) and {end - 2, end - 1} <= told and not told & set(range(end - 6, end - 2))
+        assert [rows[end - n]["outcome"] for n in (2, 1)] == [0, 0]
+    finally:
+        world.close()
+
+
+def settled_elsewhere(world, command, n):
+    """Its request has a row, in another log and with other content."""
+    world.sql(
+        "INSERT INTO trade (log, off, user_id, request_id, kind, outcome, amount, seq, balance_after, prev_log, prev_off, gift_id, gift_type, quantity, price, receiver_id, room_id, host_coins, fp, ts_ms)"
+        " VALUES (99, %s, %s, %s, 1, 1, 0, 1, 0, 0, -1, 22, 0, 1, 90, 1, 1, 0, '01234567', 1)",
+        n, command["user_id"], uuid.UUID(command["request_id"]).bytes,
+    )  # fmt: skip

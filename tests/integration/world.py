@@ -59,11 +59,11 @@ class Process:
         with open(f"/proc/{self.child.pid}/stat", encoding="utf-8") as stat:
             return stat.read().rpartition(")")[2].split()[0] == "T"
 
-    def reached(self, name, action):
-        """Waits until it has ended (kill) or stopped (stop) itself at that point."""
+    def reached(self, name, action, times=1):
+        """Waits until it has ended (kill) or stopped (stop) itself at that point, for the n-th time."""
         line = f"name={name} action={action}"
-        wait_until(lambda: line in self.log() or self.child.poll() is not None, 60, f"{self.name} reaches {name}")
-        assert line in self.log(), f"{self.name} has ended ({self.child.returncode}) before {name}\n{self.log()[-3000:]}"
+        wait_until(lambda: self.log().count(line) >= times or self.child.poll() is not None, 60, f"{self.name} reaches {name}")
+        assert self.log().count(line) >= times, f"{self.name} has ended ({self.child.returncode}) before {name}\n{self.log()[-3000:]}"
         if action == "kill":
             assert self.child.wait(60) == -signal.SIGKILL
         else:
