@@ -111,7 +111,7 @@ static void tick_sending(struct load *load, int64_t in_phase_us)
     int64_t planned = load->opts.rate * load->opts.seconds;
 
     load_send_retries(load);
-    if (!load->interrupted && load->table.count < ROWS_MAX) {
+    if (!load->interrupted && load->table.count < ROWS_MAX && !(load_send_enough(load) && load->busy == 0)) {
         load_send_plan(load);
         if (in_phase_us < load->opts.seconds * 1000000)
             return;
@@ -131,6 +131,7 @@ static void tick_after(struct load *load, int64_t in_phase_us)
         if (!quiet && in_phase_us < load->opts.drain_s * 1000000)
             break;
         load->report.unanswered = load->busy;
+        load->report.drain_us = in_phase_us;
         load_send_purge(load);
         enter(load, LOAD_LINGER);
         break;
@@ -289,8 +290,9 @@ const struct gf_role gf_role_load = {
     .summary = "sends gifts, watches the screens, and checks that each accepted gift has one outcome",
     .usage = "[--ingest URL,..] [--gateway URL,..] [--users FROM-TO] [--poor FROM-TO]\n"
              "       [--rooms N] [--room-base ID] [--viewers N] [--senders N] [--gift ID,..] [--rate N] [--seconds N] [--drain N]\n"
-             "       [--warmup MS] [--bad-percent N] [--seed N] [--json]\n\n"
+             "       [--count N] [--warmup MS] [--bad-percent N] [--seed N] [--json]\n\n"
              "  --rate N         gifts a second, sent at planned times; latencies count from those. 0: as fast as it may\n"
+             "  --count N        with --rate 0: that many requests, then waits for their outcomes (--seconds at most)\n"
              "  --bad-percent N  that share are repeats, other bodies under used keys, self-gifts, unknown gifts, bad shapes\n"
              "  --poor FROM-TO   users with (nearly) no coins: ten more senders whose gifts are mostly refused\n"
              "  --gift ID,..     default: all that GET /v1/gifts lists",

@@ -17,6 +17,7 @@
 #define LOAD_NAMES 32
 #define LOAD_EXAMPLES 10
 #define LOAD_SEEN 512 /* a client drops ids seen among its last 512 frames: design.md 3.3 */
+#define LOAD_MESSAGE_FRAMES 64 /* in one message: a contract */
 #define LOAD_NONE UINT32_MAX
 
 struct load_address {
@@ -32,6 +33,7 @@ struct load_opts {
     int64_t gifts[LOAD_GIFTS];
     int gift_count; /* 0: all that ingest has on sale */
     int64_t rate;   /* 0: closed loop */
+    int64_t count;  /* closed loop: ends after this many; 0: after `seconds` */
     int64_t seconds, drain_s, warmup_ms;
     int64_t bad_percent;
     int64_t seed;
@@ -109,7 +111,7 @@ struct load_report {
     int64_t violations[LOAD_V_COUNT];
     char examples[LOAD_EXAMPLES][160];
     int example_count;
-    int64_t send_us, cpu_us; /* time spent sending; processor time of this process */
+    int64_t send_us, drain_us, cpu_us; /* time spent sending; from then to the last outcome; processor time of this process */
     struct gf_hist answer, sender, screen;
 };
 void load_count_name(struct load_name names[LOAD_NAMES], const char *text, size_t len);
@@ -129,11 +131,30 @@ typedef void (*load_frame_fn)(void *ctx, const struct load_frame *frame);
  * stood before the fault have been delivered. */
 GF_NODISCARD bool load_frames_read(const char *text, size_t len, load_frame_fn on_frame, void *ctx);
 
+/* The message that a room's clients saw last: the same bytes come to each of them, and are read once. */
+struct load_message_frame {
+    struct load_frame frame; /* its slices point into the room's text */
+    struct gf_uuid id;
+    uint64_t hash; /* of the frame's id */
+    uint32_t row;  /* LOAD_NONE: not a request of ours */
+    bool named;    /* request_id is a UUID */
+};
+struct load_room {
+    struct load *load;
+    int open; /* clients */
+    char *text;
+    size_t len, cap;
+    struct load_message_frame frames[LOAD_MESSAGE_FRAMES];
+    int count;
+    bool good;
+};
+
 struct load_client {
     struct load *load;
     struct gf_ws *ws;
     int64_t user_id, opened_us; /* 0: not open */
     int64_t retry_ms;
+    uint32_t tags[LOAD_SEEN]; /* of `seen`: half the bytes to look through */
     uint64_t seen[LOAD_SEEN];
     unsigned seen_count;
     uint32_t sender; /* LOAD_NONE: a viewer */
@@ -168,7 +189,7 @@ struct load {
     uint32_t client_count, sender_count, poor_first; /* senders from poor_first on are poor */
     uint32_t *ready; /* senders that may have something to send */
     uint32_t ready_count;
-    int *room_open; /* open clients per room */
+    struct load_room *rooms;
     uint32_t retry_head;
     uint32_t connecting, open_count, closed_count;
     int64_t busy;     /* gifts queued, in flight or waiting for a retry */
@@ -193,6 +214,7 @@ void load_live_free(struct load *load);
 /* load_send.c */
 void load_send_init(struct load *load);
 void load_send_plan(struct load *load);  /* open loop: everything that is due; closed loop: senders that are free */
+bool load_send_enough(const struct load *load); /* --count of them are planned */
 void load_send_retries(struct load *load);
 void load_send_turn(void *load);         /* turn hook: sends what became possible in this turn */
 void load_send_catalogue(struct load *load);

@@ -7,7 +7,6 @@
 #include "gf/num.h"
 #include "load.h"
 
-#define FRAMES_MAX 64
 #define DEPTH_MAX 16
 
 struct scan {
@@ -166,7 +165,7 @@ bool load_frames_read(const char *text, size_t len, load_frame_fn on_frame, void
 
     if (take(&scan, '[')) {
         do {
-            if (++frames > FRAMES_MAX || !read_frame(&scan, on_frame, ctx))
+            if (++frames > LOAD_MESSAGE_FRAMES || !read_frame(&scan, on_frame, ctx))
                 return false;
         } while (take(&scan, ','));
         if (!take(&scan, ']'))

@@ -32,16 +32,21 @@ static uint64_t hash_slice(struct gf_slice slice)
     return gf_hash_u64(hash ^ word) | 1; /* never 0: an empty place in `seen` */
 }
 
-/* No early exit: the loop compiles to vector compares. */
+/* No early exit: the loop compiles to vector compares. A tag that is there by chance is told by the whole hash. */
 static bool seen_before(struct load_client *client, uint64_t frame)
 {
-    uint64_t hit = 0;
+    uint32_t tag = (uint32_t)(frame >> 32), hit = 0;
+    unsigned at = client->seen_count % LOAD_SEEN;
 
     for (int i = 0; i < LOAD_SEEN; i++)
-        hit |= client->seen[i] == frame;
-    if (hit == 0)
-        client->seen[client->seen_count++ % LOAD_SEEN] = frame;
-    return hit != 0;
+        hit |= client->tags[i] == tag;
+    for (int i = 0; hit != 0 && i < LOAD_SEEN; i++)
+        if (client->seen[i] == frame)
+            return true;
+    client->seen_count++;
+    client->tags[at] = tag;
+    client->seen[at] = frame;
+    return false;
 }
 
 static void count_first(struct load *load, struct load_request *request, const struct load_frame *frame, int room)
@@ -50,7 +55,7 @@ static void count_first(struct load *load, struct load_request *request, const s
 
     if (frame->code == GF_NOTICE_GIFT) {
         report->settled++;
-        report->room_expected += load->room_open[room];
+        report->room_expected += load->rooms[room].open;
     } else {
         report->rejected++;
         load_count_name(report->reasons, frame->reason.ptr, frame->reason.len);
@@ -80,39 +85,34 @@ static void judge(struct load_client *client, struct load_request *request, cons
     }
 }
 
-static void on_frame(void *ctx, const struct load_frame *frame)
+static void on_frame(struct load_client *client, const struct load_message_frame *seen)
 {
-    struct load_client *client = ctx;
+    const struct load_frame *frame = &seen->frame;
     struct load *load = client->load;
     struct load_request *request;
-    struct gf_uuid id;
-    uint64_t hash;
-    uint32_t row;
     int64_t us;
 
     if (frame->code != GF_NOTICE_GIFT && frame->code != GF_NOTICE_GIFT_FAILED) {
         load->report.control++;
         return;
     }
-    hash = hash_slice(frame->id);
-    if (seen_before(client, hash)) {
+    if (seen_before(client, seen->hash)) {
         load->report.repeats++;
         return;
     }
     load->report.frames++;
-    if (!gf_uuid_parse(frame->request_id.ptr, frame->request_id.len, &id)) {
+    if (!seen->named) {
         load_violate(&load->report, LOAD_V_BAD_FRAME, NULL, "request_id is not a UUID");
         return;
     }
     if (frame->code == GF_NOTICE_GIFT && frame->room_id != load_room_id(load, client->room))
-        load_violate(&load->report, LOAD_V_LEAKED, &id, "a gift of another room");
-    row = load_table_find(&load->table, &id);
-    if (row == LOAD_NONE) {
+        load_violate(&load->report, LOAD_V_LEAKED, &seen->id, "a gift of another room");
+    if (seen->row == LOAD_NONE) {
         load->report.foreign++; /* somebody else's gift in our room */
         return;
     }
-    request = &load->table.rows[row];
-    judge(client, request, frame, hash);
+    request = &load->table.rows[seen->row];
+    judge(client, request, frame, seen->hash);
     us = gf_clock_mono_us() - request->planned_us;
     if (frame->code == GF_NOTICE_GIFT) {
         load->report.room_delivered++;
@@ -122,12 +122,41 @@ static void on_frame(void *ctx, const struct load_frame *frame)
         gf_hist_add(&load->report.sender, us);
 }
 
+static void collect(void *ctx, const struct load_frame *frame)
+{
+    struct load_room *room = ctx;
+    struct load_message_frame *seen = &room->frames[room->count++];
+
+    GF_ASSERT(room->count <= LOAD_MESSAGE_FRAMES); /* load_frames_read gives no more */
+    seen->frame = *frame;
+    seen->hash = hash_slice(frame->id);
+    seen->named = gf_uuid_parse(frame->request_id.ptr, frame->request_id.len, &seen->id);
+    seen->row = seen->named ? load_table_find(&room->load->table, &seen->id) : LOAD_NONE;
+}
+
+static void read_message(struct load_room *room, const char *text, size_t len)
+{
+    if (len > room->cap) {
+        room->cap = len;
+        room->text = gf_xrealloc(room->text, len);
+    }
+    memcpy(room->text, text, len);
+    room->len = len;
+    room->count = 0;
+    room->good = load_frames_read(room->text, len, collect, room);
+}
+
 static void on_text(void *ctx, struct gf_ws *ws, const char *text, size_t len)
 {
     struct load_client *client = ctx;
+    struct load_room *room = &client->load->rooms[client->room];
 
     (void)ws;
-    if (!load_frames_read(text, len, on_frame, client)) {
+    if (len == 0 || len != room->len || memcmp(text, room->text, len) != 0)
+        read_message(room, text, len);
+    for (int i = 0; i < room->count; i++)
+        on_frame(client, &room->frames[i]);
+    if (!room->good) {
         char detail[80];
 
         snprintf(detail, sizeof(detail), "%.*s", (int)(len < 70 ? len : 70), text);
@@ -145,7 +174,7 @@ static void on_open(void *ctx, struct gf_ws *ws)
     client->opened_us = gf_clock_mono_us();
     load->connecting--;
     load->open_count++;
-    load->room_open[client->room]++;
+    load->rooms[client->room].open++;
     if (client->opened_before)
         load->report.reconnects++;
     client->opened_before = true;
@@ -159,7 +188,7 @@ static void on_close(void *ctx, struct gf_ws *ws)
     (void)ws;
     if (client->opened_us != 0) {
         load->open_count--;
-        load->room_open[client->room]--;
+        load->rooms[client->room].open--;
     } else {
         load->connecting--;
     }
@@ -227,7 +256,9 @@ void load_live_init(struct load *load)
 
     load->client_count = load->sender_count + (uint32_t)load->opts.viewers;
     load->clients = gf_xcalloc(load->client_count, sizeof(*load->clients));
-    load->room_open = gf_xcalloc((size_t)load->opts.rooms, sizeof(*load->room_open));
+    load->rooms = gf_xcalloc((size_t)load->opts.rooms, sizeof(*load->rooms));
+    for (int64_t i = 0; i < load->opts.rooms; i++)
+        load->rooms[i].load = load;
     load->closed_count = load->client_count;
     for (uint32_t i = 0; i < load->client_count; i++) {
         struct load_client *client = &load->clients[i];
@@ -247,6 +278,8 @@ void load_live_init(struct load *load)
 
 void load_live_free(struct load *load)
 {
+    for (int64_t i = 0; load->rooms && i < load->opts.rooms; i++)
+        free(load->rooms[i].text);
     free(load->clients);
-    free(load->room_open);
+    free(load->rooms);
 }

@@ -85,6 +85,7 @@ static bool parse_number(const char *name, const char *value, struct load_opts *
         {"--rate", 0, 1000000, &opts->rate},               {"--seconds", 1, 86400, &opts->seconds},
         {"--drain", 0, 3600, &opts->drain_s},              {"--warmup", 0, 60000, &opts->warmup_ms},
         {"--bad-percent", 0, 100, &opts->bad_percent},     {"--seed", 0, INT64_MAX, &opts->seed},
+        {"--count", 0, 10000000, &opts->count},
     };
 
     for (size_t i = 0; i < GF_COUNT(numbers); i++) {
@@ -143,6 +144,8 @@ static enum gf_class check(const struct load_opts *opts, struct gf_error *error_
 {
     if (opts->ingest[0].port == 0 || opts->gateway[0].port == 0)
         return gf_fail(error_r, GF_REJECT, 0, "the configuration leaves a port open: give --ingest and --gateway");
+    if (opts->count > 0 && opts->rate > 0)
+        return gf_fail(error_r, GF_REJECT, 0, "--count is for --rate 0");
     if (opts->user_to - opts->user_from + 1 < opts->senders)
         return gf_fail(error_r, GF_REJECT, 0, "--users holds fewer users than --senders");
     return GF_OK;

@@ -65,9 +65,9 @@ void load_report_human(const struct load_opts *opts, const struct load_report *r
     else
         gf_buf_adds(out, "closed loop");
     gf_buf_addf(out, ", seed %" PRId64 "\n", opts->seed);
-    gf_buf_addf(out, "sent      %" PRId64 " in %.1f s = %.0f/s; late %" PRId64 ", dropped %" PRId64 ", repeated after doubt %" PRId64 "\n",
-                report->sent, (double)report->send_us / 1e6, per_second(report->sent, report->send_us), report->late, report->dropped,
-                report->retries);
+    gf_buf_addf(out, "sent      %" PRId64 " in %.1f s = %.0f/s; late %" PRId64 ", dropped %" PRId64 ", repeated after doubt %" PRId64 "; "
+                "all outcomes %.1f s later\n", report->sent, (double)report->send_us / 1e6, per_second(report->sent, report->send_us), report->late, report->dropped,
+                report->retries, (double)report->drain_us / 1e6);
     human_answers(report, out);
     gf_buf_addf(out, "accepted  %" PRId64 "; replayed %" PRId64 ", unanswered %" PRId64 "\n", report->accepted, report->replayed,
                 report->unanswered);
@@ -146,6 +146,7 @@ void load_report_json(const struct load_opts *opts, const struct load_report *re
     add(out, "unanswered", report->unanswered);
     gf_buf_addf(out, "\"send_seconds\":%.3f,\"sent_per_s\":%.1f,\"accepted_per_s\":%.1f,", (double)report->send_us / 1e6,
                 per_second(report->sent, report->send_us), per_second(report->accepted, report->send_us));
+    gf_buf_addf(out, "\"drain_seconds\":%.3f,", (double)report->drain_us / 1e6);
     gf_buf_adds(out, "\"answers\":{");
     for (size_t status = 0; status < GF_COUNT(report->answers); status++)
         if (report->answers[status] > 0)

@@ -57,7 +57,11 @@ static void write_request(const struct load *load, struct load_sender *sender, c
     } else {
         gf_buf_adds(out, "POST /v1/gifts");
     }
-    gf_buf_addf(out, " HTTP/1.1\r\nHost: %s:%d\r\n", to->host, to->port);
+    gf_buf_adds(out, " HTTP/1.1\r\nHost: ");
+    gf_buf_adds(out, to->host);
+    gf_buf_addc(out, ':');
+    gf_buf_add_i64(out, to->port);
+    gf_buf_adds(out, "\r\n");
     if (has_token(request->kind))
         gf_buf_add(out, sender->authorization.data, sender->authorization.len);
     if (!get) {
@@ -65,7 +69,9 @@ static void write_request(const struct load *load, struct load_sender *sender, c
         write_body(load, sender, request, &body);
         gf_buf_adds(out, "Content-Type: application/json\r\nIdempotency-Key: ");
         gf_buf_add_uuid(out, &request->id);
-        gf_buf_addf(out, "\r\nContent-Length: %zu\r\n\r\n", body.len);
+        gf_buf_adds(out, "\r\nContent-Length: ");
+        gf_buf_add_i64(out, (int64_t)body.len);
+        gf_buf_adds(out, "\r\n\r\n");
         gf_buf_add(out, body.data, body.len);
         gf_buf_free(&body);
     } else {
@@ -184,12 +190,14 @@ static void plan_one(struct load *load, struct load_sender *sender, int64_t plan
     enqueue(sender, row);
 }
 
+bool load_send_enough(const struct load *load) { return load->opts.count > 0 && load->report.planned >= load->opts.count; }
+
 void load_send_plan(struct load *load)
 {
     int64_t now_us = gf_clock_mono_us(), planned_us;
 
     if (load->opts.rate == 0) {
-        for (uint32_t i = 0; i < load->sender_count; i++)
+        for (uint32_t i = 0; i < load->sender_count && !load_send_enough(load); i++)
             if (load->senders[i].current == LOAD_NONE && load->senders[i].queued == 0)
                 plan_one(load, &load->senders[i], now_us);
         return;
@@ -214,7 +222,7 @@ void load_send_turn(void *ctx)
         sender->ready_listed = false;
         if (sender->current != LOAD_NONE)
             continue; /* its reply lists it again */
-        if (sender->queued == 0 && load->phase == LOAD_SENDING && load->opts.rate == 0)
+        if (sender->queued == 0 && load->phase == LOAD_SENDING && load->opts.rate == 0 && !load_send_enough(load))
             plan_one(load, sender, gf_clock_mono_us());
         if (sender->queued > 0)
             send_row(sender, dequeue(sender));
