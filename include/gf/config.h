@@ -93,7 +93,7 @@
     X(settle, lanes, INT, "2", 1, 64, "settlement threads, each with one MySQL connection and its partitions")       \
     X(settle, batch, INT, "5000", 1, 10000, "most commands in one transaction")                                      \
     X(settle, group, TEXT, "giftflow-settle", 1, 200, "consumer group")                                              \
-    X(settle, queue_bytes, BYTES, "8MiB", 65536, 1073741824, "prefetch per partition")                               \
+    X(settle, queue_bytes, BYTES, "16MiB", 1048576, 17179869184, "prefetched commands, all partitions together; memory is about 2.5 times it") \
     X(settle, retry_max, MS, "30s", 1000, 600000, "a batch is retried this long, then given back")                   \
     X(settle, dirty_max, INT, "200000", 100, 10000000, "wallets waiting for their Redis publish")                    \
     X(settle, publish, BOOL, "yes", 0, 1, "publish balances to Redis")                                               \

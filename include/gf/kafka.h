@@ -83,7 +83,7 @@ typedef void (*gf_kafka_broken_fn)(void *ctx, int32_t partition, const char *rea
 
 struct gf_kafka_consumer_opts {
     const char *topic, *group, *client_id;
-    int64_t queue_bytes; /* prefetch per partition */
+    int64_t queue_bytes; /* of values that wait in one partition's queue; a busy one's memory is about 2.5 times as much */
     gf_kafka_assign_fn on_assign;
     gf_kafka_revoke_fn on_revoke; /* may be NULL */
     gf_kafka_broken_fn on_broken; /* may be NULL */
@@ -99,6 +99,8 @@ GF_NODISCARD enum gf_class gf_kafka_consumer_serve(struct gf_kafka_consumer *con
 /* Up to `max` messages of one partition that are here already, in offset order; 0 when there are none. */
 int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition, struct gf_kafka_message *messages_r, int max);
 void gf_kafka_batch_free(struct gf_kafka_message *messages, int count);
+/* Where the partition ended when it was fetched last; negative: not known yet. Asks nobody. */
+int64_t gf_kafka_consumer_end(struct gf_kafka_consumer *consumer, int32_t partition);
 /* Reads the partition again from `offset` (after a batch was given back). */
 GF_NODISCARD enum gf_class gf_kafka_consumer_seek(struct gf_kafka_consumer *consumer, int32_t partition, int64_t offset,
                                                   struct gf_error *error_r);

@@ -20,6 +20,7 @@
 #define DOWN_MS 100   /* between looks at a MySQL that does not answer */
 #define CALM_MS 10000 /* after this long in the group, leaving it starts with a short pause again */
 #define FLUSH_MAX_MS 5000
+#define SHARE_MIN 131072 /* of the prefetch, per partition: a lane that waits for each fetch would be slow */
 
 static void serve_group(struct lane *lane)
 {
@@ -82,13 +83,22 @@ static bool database_up(struct lane *lane)
     return false;
 }
 
+/* A process may come to own every partition, and a lane, too: each gets an equal part of what all may take. */
+static int64_t prefetch_share(struct lane *lane)
+{
+    int64_t partitions = lane_partition_count(lane);
+    int64_t share = lane->config->settle_queue_bytes / (partitions > 0 ? partitions : lane->config->kafka_partitions);
+
+    return share > SHARE_MIN ? share : SHARE_MIN;
+}
+
 static void join_group(struct lane *lane)
 {
     char client_id[32];
     const struct gf_kafka_consumer_opts opts = {.topic = lane->shared->topic,
                                                 .group = lane->config->settle_group,
                                                 .client_id = client_id,
-                                                .queue_bytes = lane->config->settle_queue_bytes,
+                                                .queue_bytes = prefetch_share(lane),
                                                 .on_assign = lane_on_assign,
                                                 .on_revoke = lane_on_revoke,
                                                 .on_broken = lane_on_broken,

@@ -74,6 +74,16 @@ static enum gf_class ask_partitions(struct lane *lane, int *count_r, struct gf_e
     return class;
 }
 
+int lane_partition_count(struct lane *lane)
+{
+    int count = atomic_load(&lane->shared->partitions_seen);
+    struct gf_error error;
+
+    if (count == 0 && ask_partitions(lane, &count, &error) != GF_OK)
+        gf_log(GF_WARN, "partition_count_unknown", "error=\"%s\"", error.text);
+    return count;
+}
+
 /* Every 30 s one lane asks; every lane looks at the answer (F4). */
 void lane_compare_partitions(struct lane *lane)
 {

@@ -66,6 +66,7 @@ void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...) 
 void lane_drop_part(struct lane *lane, struct part *part);
 enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low_r, int64_t *high_r, struct gf_error *error_r);
 void lane_compare_partitions(struct lane *lane);
+int lane_partition_count(struct lane *lane); /* as Kafka last said; 0: it has not answered */
 
 /* lane_settle.c: one step for one partition; true if there may be more to do at once. */
 bool lane_serve_part(struct lane *lane, int32_t partition);

@@ -3,6 +3,8 @@
  * Owns: the handle, the queues, one eventfd that all queues write. Threads: one thread owns a consumer and makes every call.
  * The eventfd is written only when a queue goes from empty to not empty: gf_kafka_consumer_serve clears it before it looks,
  * and a caller that takes less than everything must come again by itself: nothing wakes it for what it left behind.
+ * Memory: librdkafka counts values alone, asks for more below its limit, and a record of 230 bytes costs it 600. So its limit is
+ * half of what the caller allows, and one fetch may bring an eighth, which compression may have made of four times as much.
  * Failures: what a partition's log breaks (offset out of range) stops that partition and calls on_broken; the group's
  * transient errors are RETRY; only a fatal client error or an authorisation error is FATAL. */
 #include <errno.h>
@@ -11,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "gf/clock.h"
 #include "gf/kafka.h"
 #include "gf/log.h"
 #include "kafka_internal.h"
@@ -18,6 +21,12 @@
 #define TAKE_CHUNK 512
 #define SEEK_TIMEOUT_MS 5000
 #define COMMITTED_TIMEOUT_MS 5000
+#define QUEUE_BYTES_MIN 65536
+#define FETCH_BYTES_MIN 16384
+#define FETCH_BYTES_MAX 1048576    /* librdkafka's default */
+#define FETCH_ALL_MAX (16 << 20)   /* one answer's bytes, of all partitions */
+#define FETCH_BACKOFF_MS 10        /* between looks at queues that were full */
+#define NUDGE_MS 20
 
 struct part {
     int32_t partition;
@@ -34,6 +43,7 @@ struct gf_kafka_consumer {
     int part_count;
     int fd;
     bool fatal;
+    int64_t nudged_ms;
     gf_kafka_assign_fn on_assign;
     gf_kafka_revoke_fn on_revoke;
     gf_kafka_broken_fn on_broken;
@@ -172,6 +182,19 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
            reason);
 }
 
+static void set_prefetch(rd_kafka_conf_t *conf, int64_t queue_bytes)
+{
+    int64_t bytes = queue_bytes > QUEUE_BYTES_MIN ? queue_bytes : QUEUE_BYTES_MIN, fetch = bytes / 8;
+
+    fetch = fetch < FETCH_BYTES_MIN ? FETCH_BYTES_MIN : fetch > FETCH_BYTES_MAX ? FETCH_BYTES_MAX : fetch;
+    gf_kafka_conf_set_i64(conf, "queued.max.messages.kbytes", bytes / 2048);
+    gf_kafka_conf_set_i64(conf, "fetch.message.max.bytes", fetch);
+    gf_kafka_conf_set_i64(conf, "fetch.max.bytes", FETCH_ALL_MAX);
+#if RD_KAFKA_VERSION >= 0x020200ff
+    gf_kafka_conf_set_i64(conf, "fetch.queue.backoff.ms", FETCH_BACKOFF_MS);
+#endif
+}
+
 static enum gf_class make_conf(const struct gf_config *config, const struct gf_kafka_consumer_opts *opts,
                                rd_kafka_conf_t **conf_r, struct gf_error *error_r)
 {
@@ -201,7 +224,7 @@ static enum gf_class make_conf(const struct gf_config *config, const struct gf_k
     }
     gf_kafka_conf_set_i64(conf, "session.timeout.ms", config->kafka_session_timeout);
     gf_kafka_conf_set_i64(conf, "heartbeat.interval.ms", heartbeat_ms > 3000 ? 3000 : heartbeat_ms);
-    gf_kafka_conf_set_i64(conf, "queued.max.messages.kbytes", opts->queue_bytes < 1024 ? 1 : opts->queue_bytes / 1024);
+    set_prefetch(conf, opts->queue_bytes);
     /* A fetch that is answered by each single record costs the broker as much as one that brings a hundred. */
     gf_kafka_conf_set_i64(conf, "fetch.wait.max.ms", config->kafka_fetch_wait);
     gf_kafka_conf_set_i64(conf, "fetch.min.bytes", config->kafka_fetch_bytes);
@@ -323,6 +346,41 @@ static void fill(struct gf_kafka_message *message, rd_kafka_message_t *native)
     message->native = native;
 }
 
+#if RD_KAFKA_VERSION < 0x020200ff
+/* Once all queues of a broker are full, versions before 2.2 look at them again a second later, whatever was taken meanwhile
+ * (librdkafka#2879). Any request to the partition's leader wakes that thread; this one waits for no answer. */
+static void nudge(struct gf_kafka_consumer *consumer, const struct part *part, int64_t next, int max)
+{
+    int64_t now_ms = gf_clock_mono_ms(), queued = (int64_t)rd_kafka_queue_length(part->queue);
+    rd_kafka_topic_partition_list_t *list;
+
+    if (now_ms - consumer->nudged_ms < NUDGE_MS || queued >= max ||
+        next + queued >= gf_kafka_consumer_end(consumer, part->partition))
+        return; /* enough is here, or all there is */
+    consumer->nudged_ms = now_ms;
+    list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, rd_kafka_topic_name(consumer->topic), part->partition)->offset =
+        RD_KAFKA_OFFSET_END;
+    (void)rd_kafka_offsets_for_times(consumer->rk, list, 0); /* always "timed out" */
+    rd_kafka_topic_partition_list_destroy(list);
+}
+#else
+static void nudge(struct gf_kafka_consumer *consumer, const struct part *part, int64_t next, int max)
+{
+    (void)consumer, (void)part, (void)next, (void)max;
+}
+#endif
+
+int64_t gf_kafka_consumer_end(struct gf_kafka_consumer *consumer, int32_t partition)
+{
+    int64_t low, high;
+
+    if (rd_kafka_get_watermark_offsets(consumer->rk, rd_kafka_topic_name(consumer->topic), partition, &low, &high) !=
+        RD_KAFKA_RESP_ERR_NO_ERROR)
+        return -1;
+    return high;
+}
+
 int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition, struct gf_kafka_message *messages_r,
                            int max)
 {
@@ -347,6 +405,8 @@ int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition
         if (got < want)
             break;
     }
+    if (count > 0)
+        nudge(consumer, part, messages_r[count - 1].offset + 1, max);
     return count;
 }
 
