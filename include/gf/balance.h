@@ -1,34 +1,68 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* The balance cache in Redis: names of keys, the four Lua scripts and their arguments, as typed calls. Redis is a
- * cache: its "yes" is judged again by settlement, its "no" is at most one second old.
+/* The balance cache in Redis: keys, values, and the scripts of src/adapter/redis/lua as typed calls. Redis is a cache: its
+ * "yes" is judged again by settlement, its "no" is at most one second old.
  *
- * Keys (E = redis.epoch; {u:<id>} keeps a user's keys in one cluster slot; times are Redis TIME in unix ms):
+ * Keys (E = redis.epoch; {u:<id>} keeps a user's keys in one slot; the 2 is the number of the format, so that processes of
+ * different formats never misread each other); numbers in values are little-endian, times are Redis TIME in unix ms:
  *
- * - gf<E>:{u:<id>}:w, hash, TTL 15 min: b balance, v version (wallet.ver; 0 = no such wallet), s status, f fresh until,
- *   c confirmed at, h sum held, n number of holds, r/k rate second and count, h:<rid> = "<amount> <deadline>" per hold
- * - gf<E>:{u:<id>}:q:<rid>, marker of one request id, TTL ingest.marker_ttl:
- *   "<P|A> <fp> <price> <quantity> <lease> <nonce>"; P = produced or about to be, A = answered 202
- * - gf<E>:{u:<id>}:d:<fp>, rid of the last equal keyless request, TTL ingest.double_click
+ * - gf<E>:{u:<id>}:w2, TTL 15 min, 50 + 32 n bytes for n holds: 'w', s status u8, b balance i64, v version i64 (wallet.ver;
+ *   0 = no such wallet), f fresh until i64, c confirmed at i64, h sum held i64, r/k rate second and count u32; then per hold:
+ *   request id 16, amount i64, deadline i64, in the order in which they came
+ * - gf<E>:{u:<id>}:q2:<rid>, marker of one request id, TTL ingest.marker_ttl, 41 bytes: 'P' produced or about to be, 'A'
+ *   answered 202; lease until i64, fingerprint 8, nonce 8, price i64, quantity i64
+ * - gf<E>:{u:<id>}:d2:<fp>, id (16) of the last equal keyless request, TTL ingest.double_click
  *
- * <rid> is the canonical lower-case text of the UUID, fp and nonce are 16 lower-case hex digits.
- * Threads: the link's. All functions copy what they are given. */
+ * <rid> is the canonical lower-case text of the UUID; fp and nonce are 16 lower-case hex digits outside of values.
+ * Several primaries (redis.url with commas): a user lives on number crc16("u:<id>") % count, see gf_redis_shard. */
 #include "gf/redis.h"
 #include "gf/uuid.h"
 
 #define GF_KEY_MAX 128
 #define GF_FP_TEXT 16
-#define GF_PUBLISH_IDS_MAX 256 /* released holds per PUBLISH call; longer lists become more calls */
+#define GF_PUBLISH_IDS_MAX 256 /* released holds per entry of a call; longer lists become more entries */
 #define GF_HOLDS_MAX 512       /* live holds per wallet */
 
 size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id);
 size_t gf_key_marker(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const struct gf_uuid *request_id);
 size_t gf_key_click(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const char *fp);
+/* Whose wallet's key this is; false: no wallet's of this epoch. */
+GF_NODISCARD bool gf_key_wallet_user(const char *key, size_t len, int64_t epoch, int64_t *user_id_r);
 
-struct gf_balance_rules { /* from the configuration, once */
-    int64_t epoch, rate_per_second, lease_ms, hold_ttl_ms, marker_ttl_ms, double_click_ms;
+/* ---- values ---- */
+
+struct gf_hold {
+    struct gf_uuid request_id;
+    int64_t amount, deadline_ms;
 };
-void gf_balance_rules_init(struct gf_balance_rules *rules_r, const struct gf_config *config);
+struct gf_cached_wallet {
+    int64_t balance, ver, fresh_ms, confirmed_ms, held;
+    int status;
+    size_t count;         /* holds */
+    const uint8_t *holds; /* in the parsed text */
+};
+/* False: not a wallet's value. */
+GF_NODISCARD bool gf_cached_wallet_parse(const char *text, size_t len, struct gf_cached_wallet *wallet_r);
+struct gf_hold gf_cached_wallet_hold(const struct gf_cached_wallet *wallet, size_t index);
+
+struct gf_marker {
+    bool accepted; /* A */
+    char fp[GF_FP_TEXT + 1];
+    int64_t price, quantity, lease_ms;
+};
+/* False: not a marker's value. */
+GF_NODISCARD bool gf_marker_parse(const char *text, size_t len, struct gf_marker *marker_r);
+
+/* ---- for a role on a loop ----
+ * Calls made in one turn of the loop leave together at its end, reservations and loads many in one script call. Every call
+ * goes to the user's primary; RETRY means that nothing was sent and no callback comes: that one is away, or too much waits
+ * for it. Callbacks never run inside a call. All functions copy what they are given. Thread: the loop's. */
+
+struct gf_balance;
+struct gf_balance *gf_balance_create(struct gf_loop *loop, const struct gf_config *config); /* connects in the background */
+bool gf_balance_up(const struct gf_balance *balance, int64_t user_id); /* the user's primary is connected */
+bool gf_balance_all_up(const struct gf_balance *balance);
+void gf_balance_close(struct gf_balance **balance); /* pending callbacks get NULL */
 
 struct gf_reserve {
     int64_t user_id;
@@ -36,14 +70,14 @@ struct gf_reserve {
     char fp[GF_FP_TEXT + 1];
     char nonce[GF_FP_TEXT + 1]; /* of this call; a repeat after a lost reply carries the same */
     int64_t amount, price, quantity;
-    bool keyless; /* the client gave no key: equal requests within rules->double_click_ms are a double click */
+    bool keyless; /* the client gave no key: equal requests within ingest.double_click are a double click */
     bool lookup;  /* the catalogue check has failed: only what the marker says; amount and price are not used */
 };
 
 /* What the script says; the numbers are the script's. */
 enum gf_reserved {
-    GF_RESERVED_OK = 1,      /* produce it: with price_r and quantity_r (an overtaken first call's, if there was one) */
-    GF_RESERVED_REPLAY,      /* answered 202 before: price_r, quantity_r */
+    GF_RESERVED_OK = 1,      /* produce it: with price and quantity (an overtaken first call's, if there was one) */
+    GF_RESERVED_REPLAY,      /* answered 202 before: price, quantity */
     GF_RESERVED_MISMATCH,    /* same key, other body */
     GF_RESERVED_IN_PROGRESS, /* first call unanswered */
     GF_RESERVED_STALE,       /* load the balance, then call again */
@@ -58,20 +92,16 @@ enum gf_reserved {
 struct gf_reserve_reply {
     enum gf_reserved answer;
     int64_t price, quantity; /* OK, REPLAY */
-    int64_t wait_ms;         /* LIMITED */
+    int64_t wait_ms;         /* LIMITED, IN_PROGRESS */
     int64_t available;       /* INSUFFICIENT */
 };
-
-/* Classes of all calls below are gf_redis_script's: RETRY means that nothing was sent and no callback comes. */
-GF_NODISCARD enum gf_class gf_balance_reserve(struct gf_redis *redis, const struct gf_balance_rules *rules,
-                                              const struct gf_reserve *request, gf_reply_fn on_reply, void *ctx);
-/* False when the reply is none of RESERVE's (NULL, an error reply): Redis did not judge. */
-GF_NODISCARD bool gf_balance_reserve_reply(const struct gf_reply *reply, struct gf_reserve_reply *reply_r);
+typedef void (*gf_reserved_fn)(void *ctx, const struct gf_reserve_reply *reply); /* NULL: Redis did not judge, or nobody knows */
+GF_NODISCARD enum gf_class gf_balance_reserve(struct gf_balance *balance, const struct gf_reserve *request,
+                                              gf_reserved_fn on_reserved, void *ctx);
 /* After the 202: the marker says A from now on. Lost: harmless (the lease runs out, settlement dedupes). */
-void gf_balance_accept(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request);
-/* Only when the command is certainly not in Kafka: releases the hold and frees the key, if both are still this call's.
- */
-void gf_balance_abort(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request);
+void gf_balance_accept(struct gf_balance *balance, const struct gf_reserve *request);
+/* Only when the command is certainly not in Kafka: releases the hold and frees the key, if both are still this call's. */
+void gf_balance_abort(struct gf_balance *balance, const struct gf_reserve *request);
 
 struct gf_wallet_state {
     int64_t user_id;
@@ -81,29 +111,35 @@ struct gf_wallet_state {
 };
 #define GF_PUBLISH_RELEASE INT64_C(-1)
 
-/* What the primary says. Reply INT 1: taken, 0: Redis has a newer version (read again once; still: delete the key). */
-GF_NODISCARD enum gf_class gf_balance_load(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet,
-                                           gf_reply_fn on_reply, void *ctx);
+/* What the primary database says. OK: taken; REJECT: Redis has a newer version (read again once; still: gf_balance_forget
+ * and load); RETRY: not known. */
+typedef void (*gf_stored_fn)(void *ctx, enum gf_class class);
+GF_NODISCARD enum gf_class gf_balance_load(struct gf_balance *balance, const struct gf_wallet_state *wallet,
+                                           gf_stored_fn on_stored, void *ctx);
+/* Deletes the wallet, holds included; loads made afterwards come afterwards. */
+GF_NODISCARD enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id);
+/* What a transaction of the role itself left (freeze, new wallet). Best effort. */
+void gf_balance_publish(struct gf_balance *balance, const struct gf_wallet_state *wallet);
+/* GET of the marker or the wallet, to be parsed with the functions above. */
+GF_NODISCARD enum gf_class gf_balance_get_marker(struct gf_balance *balance, int64_t user_id, const struct gf_uuid *request_id,
+                                                 gf_reply_fn on_reply, void *ctx);
+GF_NODISCARD enum gf_class gf_balance_get_wallet(struct gf_balance *balance, int64_t user_id, gf_reply_fn on_reply, void *ctx);
+
+/* ---- for a thread with a blocking link ---- */
+
 /* What a committed transaction left, and the holds it decided: holds go first and always, the balance only if it is not
- * older. Replies INT 1: balance taken, 0: not. Returns the number of calls appended (one per 256 ids, at least one):
- * each has its reply. */
-int gf_balance_publish_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_wallet_state *wallet,
-                            const struct gf_uuid *ids, size_t count);
-/* The same for many wallets, many in one call. Each reply is INT: how many of its wallets could not be written (a key of
- * another type, say). Returns the number of calls appended: each has its reply. */
+ * older. All items belong on the link's primary. Returns the number of calls appended: each has its reply. */
 struct gf_publish {
     struct gf_wallet_state wallet;
     const struct gf_uuid *ids;
     size_t count;
 };
 int gf_balance_publish_many_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_publish *items, size_t count);
-/* The same for a role on a loop, without holds (freeze, new wallet). Best effort: the reply is not looked at. */
-void gf_balance_publish(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet);
-
-struct gf_marker {
-    bool accepted; /* A */
-    char fp[GF_FP_TEXT + 1];
-    int64_t price, quantity, lease_ms;
+struct gf_published {
+    int64_t taken;    /* balances */
+    int64_t replaced; /* of them in place of something that was no wallet */
+    int64_t failed;   /* wallets that could not be written (no memory, say) */
+    char error[128];  /* why the last of them failed */
 };
-/* A marker's value as read by GET; false: not a marker. */
-GF_NODISCARD bool gf_marker_parse(const char *text, size_t len, struct gf_marker *marker_r);
+/* Reads one reply of it. False: an error reply, nothing was written. */
+GF_NODISCARD bool gf_balance_published(const struct gf_reply *reply, struct gf_published *published_r);

@@ -23,6 +23,7 @@
     X(WALLET_LOADS, COUNTER, "giftflow_wallet_loads_total", "", "wallets read from MySQL into Redis")                 \
     X(WALLET_BEHIND, COUNTER, "giftflow_wallet_behind_total", "", "loads older than Redis (replica or restore)")      \
     X(REDIS_DOWN, COUNTER, "giftflow_redis_disconnects_total", "", "connections to Redis lost or refused")            \
+    X(REDIS_FOREIGN, COUNTER, "giftflow_redis_foreign_values_total", "", "values in Redis of no known format, replaced") \
     X(REDIS_TIMEOUTS, COUNTER, "giftflow_redis_timeouts_total", "", "Redis commands past their deadline")             \
     X(KAFKA_PERSISTED, COUNTER, "giftflow_kafka_records_total", "result=\"persisted\"", "records produced by result")  \
     X(KAFKA_NOT_PERSISTED, COUNTER, "giftflow_kafka_records_total", "result=\"not_persisted\"", "records produced by result") \

@@ -23,20 +23,20 @@ struct gf_redis_arg {
 };
 #define GF_REDIS_ARGS_MAX 1024
 
-/* The Lua scripts of src/adapter/redis/scripts.c. Sent as EVALSHA; NOSCRIPT is answered by EVAL of that one call. */
-enum gf_script {
-    GF_SCRIPT_RESERVE,
-    GF_SCRIPT_ABORT,
-    GF_SCRIPT_LOAD,
-    GF_SCRIPT_PUBLISH,
-    GF_SCRIPT_PUBLISH_MANY,
-    GF_SCRIPT_COUNT
-};
+/* The Lua scripts of src/adapter/redis/lua. Sent as EVALSHA; NOSCRIPT is answered by EVAL of that one call. */
+enum gf_script { GF_SCRIPT_RESERVE, GF_SCRIPT_ABORT, GF_SCRIPT_STORE, GF_SCRIPT_COUNT };
+
+/* Several primaries: redis.url names them, divided by commas, in the same order for every process. A user's keys live on one
+ * of them, everything else on the first. Changing the list moves users, whose cache is then cold: no more than that. */
+int gf_redis_shards(const struct gf_config *config);
+int gf_redis_shard(int64_t user_id, int shards); /* 0..shards-1: crc16("u:<id>") % shards, as a cluster would hash the tag */
 
 struct gf_redis;
 typedef void (*gf_reply_fn)(void *ctx, const struct gf_reply *reply); /* NULL: unknown whether executed */
 /* Never fails: it connects in the background. on_up (may be NULL) runs after each successful connect. */
 struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *config, gf_loop_fn on_up, void *ctx);
+struct gf_redis *gf_redis_create_shard(struct gf_loop *loop, const struct gf_config *config, int shard, gf_loop_fn on_up,
+                                       void *ctx);
 bool gf_redis_up(const struct gf_redis *redis);
 /* RETRY: not connected or too many commands in flight; nothing was sent and no callback comes. on_reply may be NULL. */
 GF_NODISCARD enum gf_class gf_redis_command(struct gf_redis *redis, const struct gf_redis_arg *args, size_t count,
@@ -44,11 +44,14 @@ GF_NODISCARD enum gf_class gf_redis_command(struct gf_redis *redis, const struct
 /* args: keys first (key_count of them), then the rest. */
 GF_NODISCARD enum gf_class gf_redis_script(struct gf_redis *redis, enum gf_script script, const struct gf_redis_arg *args,
                                            size_t count, size_t key_count, gf_reply_fn on_reply, void *ctx);
+void gf_redis_flush(struct gf_redis *redis); /* sends now what would leave at the end of the loop turn */
 void gf_redis_close(struct gf_redis **redis); /* pending callbacks get NULL */
 
 struct gf_redis_sync;
 GF_NODISCARD enum gf_class gf_redis_sync_connect(const struct gf_config *config, struct gf_redis_sync **redis_r,
                                                  struct gf_error *error_r);
+GF_NODISCARD enum gf_class gf_redis_sync_connect_shard(const struct gf_config *config, int shard,
+                                                       struct gf_redis_sync **redis_r, struct gf_error *error_r);
 void gf_redis_sync_close(struct gf_redis_sync **redis);
 /* Appends to the pipeline; nothing is sent before gf_redis_sync_reply, which must be called once for each. */
 void gf_redis_sync_command(struct gf_redis_sync *redis, const struct gf_redis_arg *args, size_t count);

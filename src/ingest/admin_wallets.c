@@ -44,7 +44,7 @@ static void on_wallet_changed(struct gf_admin_job *job)
     const struct gf_wallet_state wallet = {
         .user_id = job->id, .ver = job->ver, .balance = job->balance, .status = job->wallet_status};
 
-    gf_balance_publish(job->ingest->redis, job->ingest->epoch, &wallet);
+    gf_balance_publish(job->ingest->balance, &wallet);
     gf_admin_answer(job, NULL);
 }
 

@@ -74,33 +74,29 @@ static void gather(struct load *load);
 
 /* ---- into Redis ---- */
 
-static void on_forced(void *ctx, const struct gf_reply *reply)
+static void on_forced(void *ctx, enum gf_class class)
 {
-    finish(ctx, reply && gf_reply_type(reply) == GF_REPLY_INT ? GF_OK : GF_RETRY);
+    finish(ctx, class == GF_REJECT ? GF_OK : class); /* settlement was faster: it knows best */
 }
 
 /* MySQL is behind Redis twice in a row: MySQL is the truth. */
 static void force(struct load *load)
 {
-    struct gf_ingest *ingest = load->loader->ingest;
-    char key[GF_KEY_MAX];
-    struct gf_redis_arg del[] = {{"DEL", 3}, {key, gf_key_wallet(key, ingest->epoch, load->wallet.user_id)}};
+    struct gf_balance *balance = load->loader->ingest->balance;
 
     gf_metric_add(GF_M_WALLET_BEHIND, 1);
     gf_log(GF_ERROR, "wallet_behind", "ver=%lld", (long long)load->wallet.ver);
-    if (gf_redis_command(ingest->redis, del, GF_COUNT(del), NULL, NULL) != GF_OK ||
-        gf_balance_load(ingest->redis, ingest->epoch, &load->wallet, on_forced, load) != GF_OK)
+    if (gf_balance_forget(balance, load->wallet.user_id) != GF_OK ||
+        gf_balance_load(balance, &load->wallet, on_forced, load) != GF_OK)
         finish(load, GF_RETRY);
 }
 
-static void on_taken(void *ctx, const struct gf_reply *reply)
+static void on_stored(void *ctx, enum gf_class class)
 {
     struct load *load = ctx;
 
-    if (!reply || gf_reply_type(reply) != GF_REPLY_INT) {
-        finish(load, GF_RETRY);
-    } else if (gf_reply_int(reply) == 1) {
-        finish(load, GF_OK);
+    if (class != GF_REJECT) {
+        finish(load, class);
     } else if (!load->again) {
         load->again = true;
         gather(load);
@@ -167,7 +163,7 @@ static void on_read(struct gf_job *job, enum gf_class class, const struct gf_err
         const struct gf_wallet_state *read = bsearch(&key, batch->wallets, batch->count, sizeof(key), by_user);
 
         load->wallet = *read;
-        if (class != GF_OK || gf_balance_load(ingest->redis, ingest->epoch, &load->wallet, on_taken, load) != GF_OK)
+        if (class != GF_OK || gf_balance_load(ingest->balance, &load->wallet, on_stored, load) != GF_OK)
             finish(load, GF_RETRY);
     }
     free(batch);

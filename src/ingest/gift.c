@@ -115,7 +115,7 @@ static void accepted(struct gift *gift, int64_t price, int64_t quantity, bool re
 static void give_back(struct gift *gift)
 {
     if (gift->held)
-        gf_balance_abort(gift->ingest->redis, &gift->ingest->rules, &gift->reserve);
+        gf_balance_abort(gift->ingest->balance, &gift->reserve);
 }
 
 static void on_ack(struct gf_produced *produced, enum gf_kafka_ack ack)
@@ -126,7 +126,7 @@ static void on_ack(struct gf_produced *produced, enum gf_kafka_ack ack)
     case GF_KAFKA_PERSISTED:
         GF_POINT(ingest_accept_before);
         if (gift->held)
-            gf_balance_accept(gift->ingest->redis, &gift->ingest->rules, &gift->reserve);
+            gf_balance_accept(gift->ingest->balance, &gift->reserve);
         GF_POINT(ingest_accept_after);
         accepted(gift, gift->reserve.price, gift->reserve.quantity, false);
         GF_POINT(ingest_answered);
@@ -194,7 +194,7 @@ static void on_loaded(void *ctx, enum gf_class class)
         unavailable(gift, "the service is stopping");
     else if (class == GF_OK)
         reserve(gift);
-    else if (!gf_redis_up(gift->ingest->redis))
+    else if (!gf_balance_up(gift->ingest->balance, gift->command.user_id))
         without_redis(gift);
     else
         unavailable(gift, "the balance cannot be read");
@@ -266,18 +266,13 @@ static void judge(struct gift *gift, const struct gf_reserve_reply *reply)
     }
 }
 
-static void on_reserved(void *ctx, const struct gf_reply *native)
+static void on_reserved(void *ctx, const struct gf_reserve_reply *reply)
 {
     struct gift *gift = ctx;
-    struct gf_reserve_reply reply;
 
-    if (gf_balance_reserve_reply(native, &reply)) {
-        judge(gift, &reply);
-        return;
-    }
-    if (native && gf_reply_type(native) == GF_REPLY_ERROR)
-        gf_log(GF_ERROR, "reserve_failed", "error=\"%s\"", gf_reply_text(native, NULL));
-    if (gift->tries++ < TRIES_MAX && gf_redis_up(gift->ingest->redis))
+    if (reply)
+        judge(gift, reply);
+    else if (gift->tries++ < TRIES_MAX && gf_balance_up(gift->ingest->balance, gift->command.user_id))
         reserve(gift); /* same nonce: a call that did run is found again */
     else
         without_redis(gift);
@@ -288,9 +283,9 @@ static void reserve(struct gift *gift)
     struct gf_ingest *ingest = gift->ingest;
 
     GF_POINT(ingest_reserve_before);
-    if (gf_balance_reserve(ingest->redis, &ingest->rules, &gift->reserve, on_reserved, gift) == GF_OK)
+    if (gf_balance_reserve(ingest->balance, &gift->reserve, on_reserved, gift) == GF_OK)
         return;
-    if (gf_redis_up(ingest->redis))
+    if (gf_balance_up(ingest->balance, gift->command.user_id))
         unavailable(gift, "too many requests are waiting");
     else
         without_redis(gift);
@@ -351,7 +346,7 @@ static bool outlived_marker(const struct gift *gift)
     const struct gf_uuid *id = &gift->command.request_id;
 
     return !gift->reserve.keyless && gf_uuid_version(id) == 7 &&
-           gf_clock_real_ms() - gf_uuid_v7_ms(id) > gift->ingest->rules.marker_ttl_ms;
+           gf_clock_real_ms() - gf_uuid_v7_ms(id) > gift->ingest->config->ingest_marker_ttl;
 }
 
 static void look_up_key(struct gift *gift)

@@ -36,7 +36,7 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
         const char *text;
     } checks[] = {
         {gf_db_up(ingest->db), "mysql is away"},
-        {gf_redis_up(ingest->redis), "redis is away"},
+        {gf_balance_all_up(ingest->balance), "redis is away"},
         {gf_kafka_producer_ready(ingest->producer), "kafka is away"},
         {gf_pins_ok(ingest->pins), "kafka's partitions are not the pinned ones (or not known yet)"},
     };
@@ -147,7 +147,7 @@ static enum gf_class start(struct gf_ingest *ingest, struct gf_error *error_r)
     ingest->lag = gf_lag_start(ingest);
     ingest->pins = gf_pins_start(ingest->config, ingest->commands_topic);
     ingest->db = gf_db_start(ingest->loop, ingest->config);
-    ingest->redis = gf_redis_create(ingest->loop, ingest->config, NULL, NULL);
+    ingest->balance = gf_balance_create(ingest->loop, ingest->config);
     ingest->catalogue = gf_catalogue_cache_create(ingest);
     ingest->balances = gf_balance_loader_create(ingest);
     ingest->limiter = gf_limiter_create(ingest->config->ingest_rate_per_second, ingest->config->ingest_double_click);
@@ -197,10 +197,10 @@ static void stop(struct gf_ingest *ingest)
 {
     ingest->closing = true;
     gf_pins_stop(&ingest->pins);
-    if (ingest->redis) {
+    if (ingest->balance) {
         gf_db_stop(&ingest->db);
         gf_kafka_producer_close(&ingest->producer);
-        gf_redis_close(&ingest->redis);
+        gf_balance_close(&ingest->balance);
     }
     gf_kafka_producer_close(&ingest->producer);
     gf_lag_stop(&ingest->lag);
@@ -228,8 +228,6 @@ static int run(const struct gf_config *config, int argc, char **argv)
         return 2;
     }
     ingest->config = config;
-    ingest->epoch = config->redis_epoch;
-    gf_balance_rules_init(&ingest->rules, config);
     snprintf(ingest->commands_topic, sizeof(ingest->commands_topic), "%.100s.commands", config->kafka_prefix);
     snprintf(ingest->catalogue_topic, sizeof(ingest->catalogue_topic), "%.100s.catalogue", config->kafka_prefix);
     gf_buf_init(&ingest->scratch, 2 * GF_COMMAND_MAX);

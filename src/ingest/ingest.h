@@ -204,7 +204,7 @@ int64_t gf_lag_ring_oldest_ms(const struct gf_lag_ring *ring); /* INT64_MAX: non
 struct gf_ingest {
     const struct gf_config *config;
     struct gf_loop *loop;
-    struct gf_redis *redis;
+    struct gf_balance *balance;
     struct gf_kafka_producer *producer; /* opaque of each record: see gf_produced */
     struct gf_db *db;
     struct gf_jwt *jwt;
@@ -218,14 +218,12 @@ struct gf_ingest {
     uint8_t random[4096]; /* drawn ahead, see gf_ingest_random */
     size_t random_left;
     struct gf_buf scratch; /* for encoding a record; empty between calls */
-    struct gf_balance_rules rules;
     char commands_topic[GF_TOPIC_MAX], catalogue_topic[GF_TOPIC_MAX];
     char admin_key[256];
     size_t admin_key_len;
     int gifts_in_flight;
     bool draining; /* no new work; what is in flight is answered */
     bool closing;  /* the drain's time is over: callbacks answer 503 and start nothing */
-    int64_t epoch; /* shorthand for config->redis_epoch */
 };
 
 /* Random bytes for names that must be unique, not secret: drawn from the kernel 4 KiB at a time. */

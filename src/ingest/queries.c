@@ -169,15 +169,9 @@ static void on_marker(void *ctx, const struct gf_reply *reply)
  * Kafka. */
 static void on_request_read(struct query *query)
 {
-    char key[GF_KEY_MAX];
-    struct gf_redis_arg args[2] = {{"GET", 3}, {key, 0}};
-
-    if (query->found) {
+    if (query->found)
         answer(query);
-        return;
-    }
-    args[1].len = gf_key_marker(key, query->ingest->epoch, query->user_id, &query->id);
-    if (gf_redis_command(query->ingest->redis, args, 2, on_marker, query) != GF_OK)
+    else if (gf_balance_get_marker(query->ingest->balance, query->user_id, &query->id, on_marker, query) != GF_OK)
         unavailable(query, "it cannot be told now whether this request is on its way");
 }
 
@@ -234,46 +228,32 @@ static void answer_wallet(struct query *query, int64_t held)
     answer(query);
 }
 
-/* A hold's field is h:<rid> = "<amount> <deadline>"; 0: not a hold, or due. */
-static int64_t live_hold(const struct gf_reply *name, const struct gf_reply *value, int64_t now_ms)
-{
-    size_t name_len, len;
-    const char *field = gf_reply_text(name, &name_len), *text = gf_reply_text(value, &len), *space;
-    int64_t amount, deadline_ms;
-
-    if (name_len < 2 || memcmp(field, "h:", 2) != 0)
-        return 0;
-    space = memchr(text, ' ', len);
-    if (space == NULL || !gf_num_parse_i64(text, (size_t)(space - text), 0, GF_ID_MAX, &amount) ||
-        !gf_num_parse_i64(space + 1, len - (size_t)(space - text) - 1, 0, INT64_MAX, &deadline_ms))
-        return 0;
-    return deadline_ms > now_ms ? amount : 0;
-}
-
-/* Redis is only asked for what it holds; without it everything is available. */
+/* Redis is only asked for what it holds and is not yet due; without it everything is available. */
 static void on_holds(void *ctx, const struct gf_reply *reply)
 {
     struct query *query = ctx;
+    struct gf_cached_wallet wallet = {0};
+    const char *text = NULL;
     int64_t held = 0;
+    size_t len = 0;
 
-    if (reply != NULL && gf_reply_type(reply) == GF_REPLY_ARRAY)
-        for (size_t i = 0; i + 1 < gf_reply_count(reply); i += 2)
-            if (!gf_money_add(held, live_hold(gf_reply_at(reply, i), gf_reply_at(reply, i + 1), query->now_ms), &held))
+    if (reply != NULL && gf_reply_type(reply) == GF_REPLY_TEXT)
+        text = gf_reply_text(reply, &len);
+    if (text != NULL && gf_cached_wallet_parse(text, len, &wallet))
+        for (size_t i = 0; i < wallet.count; i++) {
+            struct gf_hold hold = gf_cached_wallet_hold(&wallet, i);
+
+            if (hold.deadline_ms > query->now_ms && !gf_money_add(held, hold.amount, &held))
                 held = query->balance;
+        }
     answer_wallet(query, held);
 }
 
 static void on_wallet_read(struct query *query)
 {
-    char key[GF_KEY_MAX];
-    struct gf_redis_arg args[2] = {{"HGETALL", 7}, {key, 0}};
-
-    if (!query->found) {
+    if (!query->found)
         refuse(query, GF_PROBLEM_WALLET_NOT_FOUND, NULL);
-        return;
-    }
-    args[1].len = gf_key_wallet(key, query->ingest->epoch, query->user_id);
-    if (gf_redis_command(query->ingest->redis, args, 2, on_holds, query) != GF_OK)
+    else if (gf_balance_get_wallet(query->ingest->balance, query->user_id, on_holds, query) != GF_OK)
         answer_wallet(query, 0);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The Redis publisher's ring and thread. See publisher.h. */
+/* The Redis publisher: a ring and a thread per primary. See publisher.h. */
 #include "publisher.h"
 
 #include <pthread.h>
@@ -13,13 +13,14 @@
 #include "gf/metrics.h"
 #include "gf/point.h"
 
-#define ROUND 1024        /* items sent in one pipeline */
+#define ROUND 4096        /* items merged by user and sent in one pipeline */
 #define REPLAY_MS 30000   /* a new connection gets the items of this long again */
 #define PING_MS 1000      /* an idle connection that died is noticed this fast */
 #define BACKOFF_MAX_MS 1000
 
-struct publisher {
+struct outlet { /* to one primary */
     const struct gf_config *config;
+    int shard;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t added;
@@ -27,12 +28,19 @@ struct publisher {
     struct publish_item *ring;
     uint64_t mask, head, sent; /* positions only grow; ring[position & mask] */
     uint64_t cap;
+    int64_t pending; /* its share of the metric */
     int64_t stop_ms; /* 0: goes on */
-    /* thread: publisher */
+    /* thread: its own */
     struct gf_redis_sync *redis;
     struct publish_item round[ROUND];
+    struct publish_item *order[ROUND];
     struct gf_uuid ids[ROUND];
     struct gf_publish wallets[ROUND];
+};
+
+struct publisher {
+    int count;
+    struct outlet outlets[];
 };
 
 static uint64_t smallest_power(uint64_t at_least)
@@ -44,31 +52,49 @@ static uint64_t smallest_power(uint64_t at_least)
     return power;
 }
 
-void publisher_add(struct publisher *publisher, struct publish_item *items, int count)
+/* locks: lock is held */
+static void count_pending(struct outlet *outlet)
 {
-    int64_t now_ms = gf_clock_mono_ms();
+    int64_t pending = (int64_t)(outlet->head - outlet->sent);
+
+    gf_metric_add(GF_M_PUBLISH_PENDING, pending - outlet->pending);
+    outlet->pending = pending;
+}
+
+/* The items of one primary. */
+static void add_to(struct outlet *outlet, int shards, const struct publish_item *items, int count)
+{
     uint64_t dropped = 0;
 
-    if (publisher == NULL || count == 0)
-        return;
-    pthread_mutex_lock(&publisher->lock);
-    for (int i = 0; i < count; i++) {
-        items[i].added_ms = now_ms;
-        publisher->ring[publisher->head++ & publisher->mask] = items[i];
+    pthread_mutex_lock(&outlet->lock);
+    for (int i = 0; i < count; i++)
+        if (gf_redis_shard(items[i].user_id, shards) == outlet->shard)
+            outlet->ring[outlet->head++ & outlet->mask] = items[i];
+    if (outlet->head - outlet->sent > outlet->cap) {
+        dropped = outlet->head - outlet->sent - outlet->cap;
+        outlet->sent += dropped;
     }
-    if (publisher->head - publisher->sent > publisher->cap) {
-        dropped = publisher->head - publisher->sent - publisher->cap;
-        publisher->sent += dropped;
-    }
-    gf_metric_set(GF_M_PUBLISH_PENDING, (int64_t)(publisher->head - publisher->sent));
-    pthread_cond_signal(&publisher->added);
-    pthread_mutex_unlock(&publisher->lock);
+    count_pending(outlet);
+    pthread_cond_signal(&outlet->added);
+    pthread_mutex_unlock(&outlet->lock);
     if (dropped > 0)
         gf_metric_add(GF_M_PUBLISH_DROPPED, (int64_t)dropped);
 }
 
+void publisher_add(struct publisher *publisher, struct publish_item *items, int count)
+{
+    int64_t now_ms = gf_clock_mono_ms();
+
+    if (publisher == NULL || count == 0)
+        return;
+    for (int i = 0; i < count; i++)
+        items[i].added_ms = now_ms;
+    for (int i = 0; i < publisher->count; i++)
+        add_to(&publisher->outlets[i], publisher->count, items, count);
+}
+
 /* Waits for items, at most PING_MS; returns how many were copied to round. False: time to end. */
-static bool take_round(struct publisher *publisher, int *count_r, uint64_t *end_r)
+static bool take_round(struct outlet *outlet, int *count_r, uint64_t *end_r)
 {
     struct timespec until;
     uint64_t count;
@@ -76,51 +102,57 @@ static bool take_round(struct publisher *publisher, int *count_r, uint64_t *end_
 
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += PING_MS / 1000;
-    pthread_mutex_lock(&publisher->lock);
-    while (publisher->head == publisher->sent && publisher->stop_ms == 0)
-        if (pthread_cond_timedwait(&publisher->added, &publisher->lock, &until) != 0)
+    pthread_mutex_lock(&outlet->lock);
+    while (outlet->head == outlet->sent && outlet->stop_ms == 0)
+        if (pthread_cond_timedwait(&outlet->added, &outlet->lock, &until) != 0)
             break;
-    count = publisher->head - publisher->sent;
+    count = outlet->head - outlet->sent;
     if (count > ROUND)
         count = ROUND;
     for (uint64_t i = 0; i < count; i++)
-        publisher->round[i] = publisher->ring[(publisher->sent + i) & publisher->mask];
-    *end_r = publisher->sent + count;
+        outlet->round[i] = outlet->ring[(outlet->sent + i) & outlet->mask];
+    *end_r = outlet->sent + count;
     *count_r = (int)count;
-    go_on = publisher->stop_ms == 0 || (count > 0 && gf_clock_mono_ms() < publisher->stop_ms);
-    pthread_mutex_unlock(&publisher->lock);
+    go_on = outlet->stop_ms == 0 || (count > 0 && gf_clock_mono_ms() < outlet->stop_ms);
+    pthread_mutex_unlock(&outlet->lock);
     return go_on;
 }
 
+/* By user, then as they came. */
 static int compare_items(const void *a, const void *b)
 {
-    const struct publish_item *x = a, *y = b;
+    const struct publish_item *x = *(const struct publish_item *const *)a, *y = *(const struct publish_item *const *)b;
 
     if (x->user_id != y->user_id)
         return x->user_id < y->user_id ? -1 : 1;
-    return (x->ver < y->ver) - (x->ver > y->ver); /* newest first */
+    return (x > y) - (x < y);
 }
 
-/* Appends the round: for each user the newest balance and every hold. Returns the replies to wait for. */
-static int append_round(struct publisher *publisher, int count)
+/* Appends the round: for each user the newest balance and every hold, in the order in which they came (STORE is fastest so).
+ * Returns the replies to wait for. */
+static int append_round(struct outlet *outlet, int count)
 {
     size_t users = 0;
 
     GF_POINT(settle_publish_before);
-    qsort(publisher->round, (size_t)count, sizeof(publisher->round[0]), compare_items);
+    for (int i = 0; i < count; i++)
+        outlet->order[i] = &outlet->round[i];
+    qsort(outlet->order, (size_t)count, sizeof(outlet->order[0]), compare_items);
     for (int i = 0, next; i < count; i = next) {
-        const struct publish_item *item = &publisher->round[i];
-        struct gf_publish *one = &publisher->wallets[users++];
+        const struct publish_item *newest = outlet->order[i];
 
-        *one = (struct gf_publish){
-            .wallet = {.user_id = item->user_id, .ver = item->ver, .balance = item->balance, .status = item->status},
-            .ids = &publisher->ids[i]};
-        for (next = i; next < count && publisher->round[next].user_id == item->user_id; next++)
-            publisher->ids[next] = publisher->round[next].request_id;
-        one->count = (size_t)(next - i);
+        for (next = i; next < count && outlet->order[next]->user_id == newest->user_id; next++) {
+            outlet->ids[next] = outlet->order[next]->request_id;
+            if (outlet->order[next]->ver > newest->ver)
+                newest = outlet->order[next];
+        }
+        outlet->wallets[users++] = (struct gf_publish){
+            .wallet = {.user_id = newest->user_id, .ver = newest->ver, .balance = newest->balance, .status = newest->status},
+            .ids = &outlet->ids[i],
+            .count = (size_t)(next - i)};
     }
     gf_metric_add(GF_M_PUBLISHED, (int64_t)users);
-    return gf_balance_publish_many_sync(publisher->redis, publisher->config->redis_epoch, publisher->wallets, users);
+    return gf_balance_publish_many_sync(outlet->redis, outlet->config->redis_epoch, outlet->wallets, users);
 }
 
 /* The whole server is not serving now, and will: as good as a lost connection. */
@@ -134,19 +166,23 @@ static bool is_away(const char *text)
     return false;
 }
 
-/* Another error reply is about this key or this memory and may never go away: sending it again, with all others of the
- * last 30 s, would hold everybody up. The cache is behind for one wallet then, as after any loss of it. */
+/* Another error is about one key or this memory and may never go away: sending it again, with all others of the last 30 s,
+ * would hold everybody up. The cache is behind for these wallets then, as after any loss of it. */
 static enum gf_class judge_reply(const struct gf_reply *reply, struct gf_error *error_r)
 {
+    struct gf_published published;
     const char *text;
     size_t len;
 
-    if (gf_reply_type(reply) == GF_REPLY_INT && gf_reply_int(reply) > 0) {
-        gf_metric_add(GF_M_PUBLISH_REFUSED, gf_reply_int(reply));
-        gf_log(GF_ERROR, "publish_refused", "wallets=%lld", (long long)gf_reply_int(reply));
+    if (gf_balance_published(reply, &published)) {
+        gf_metric_add(GF_M_REDIS_FOREIGN, published.replaced);
+        gf_metric_add(GF_M_PUBLISH_REFUSED, published.failed);
+        if (published.failed > 0)
+            gf_log(GF_ERROR, "publish_refused", "wallets=%lld error=\"%s\"", (long long)published.failed, published.error);
+        return GF_OK;
     }
     if (gf_reply_type(reply) != GF_REPLY_ERROR)
-        return GF_OK;
+        return GF_OK; /* PONG */
     text = gf_reply_text(reply, &len);
     if (is_away(text))
         return gf_fail(error_r, GF_RETRY, 0, "redis: %.*s", (int)(len < 200 ? len : 200), text);
@@ -155,10 +191,10 @@ static enum gf_class judge_reply(const struct gf_reply *reply, struct gf_error *
     return GF_OK;
 }
 
-static enum gf_class read_reply(struct publisher *publisher, struct gf_error *error_r)
+static enum gf_class read_reply(struct outlet *outlet, struct gf_error *error_r)
 {
     struct gf_reply *reply = NULL;
-    enum gf_class class = gf_redis_sync_reply(publisher->redis, &reply, error_r);
+    enum gf_class class = gf_redis_sync_reply(outlet->redis, &reply, error_r);
 
     if (class == GF_OK)
         class = judge_reply(reply, error_r);
@@ -166,127 +202,152 @@ static enum gf_class read_reply(struct publisher *publisher, struct gf_error *er
     return class;
 }
 
-static enum gf_class read_replies(struct publisher *publisher, int calls, struct gf_error *error_r)
+static enum gf_class read_replies(struct outlet *outlet, int calls, struct gf_error *error_r)
 {
     enum gf_class class = GF_OK;
 
     for (int i = 0; i < calls && class == GF_OK; i++) {
-        class = read_reply(publisher, error_r);
+        class = read_reply(outlet, error_r);
         if (class == GF_OK)
             GF_POINT(settle_publish_part);
     }
     return class;
 }
 
-static enum gf_class ping(struct publisher *publisher, struct gf_error *error_r)
+static enum gf_class ping(struct outlet *outlet, struct gf_error *error_r)
 {
     const struct gf_redis_arg arg = {"PING", 4};
 
-    gf_redis_sync_command(publisher->redis, &arg, 1);
-    return read_reply(publisher, error_r);
+    gf_redis_sync_command(outlet->redis, &arg, 1);
+    return read_reply(outlet, error_r);
 }
 
 /* What a new connection has to hear again: everything of the last 30 s that the ring still has. */
-static void rewind_ring(struct publisher *publisher)
+static void rewind_ring(struct outlet *outlet)
 {
     int64_t from_ms = gf_clock_mono_ms() - REPLAY_MS;
     uint64_t oldest, at;
 
-    pthread_mutex_lock(&publisher->lock);
-    oldest = publisher->head > publisher->cap ? publisher->head - publisher->cap : 0;
-    at = publisher->sent;
-    while (at > oldest && publisher->ring[(at - 1) & publisher->mask].added_ms >= from_ms)
+    pthread_mutex_lock(&outlet->lock);
+    oldest = outlet->head > outlet->cap ? outlet->head - outlet->cap : 0;
+    at = outlet->sent;
+    while (at > oldest && outlet->ring[(at - 1) & outlet->mask].added_ms >= from_ms)
         at--;
-    publisher->sent = at;
-    gf_metric_set(GF_M_PUBLISH_PENDING, (int64_t)(publisher->head - publisher->sent));
-    pthread_mutex_unlock(&publisher->lock);
+    outlet->sent = at;
+    count_pending(outlet);
+    pthread_mutex_unlock(&outlet->lock);
 }
 
-static enum gf_class ensure_redis(struct publisher *publisher, struct gf_error *error_r)
+static enum gf_class ensure_redis(struct outlet *outlet, struct gf_error *error_r)
 {
     enum gf_class class;
 
-    if (publisher->redis != NULL)
+    if (outlet->redis != NULL)
         return GF_OK;
-    class = gf_redis_sync_connect(publisher->config, &publisher->redis, error_r);
+    class = gf_redis_sync_connect_shard(outlet->config, outlet->shard, &outlet->redis, error_r);
     if (class == GF_OK)
-        rewind_ring(publisher);
+        rewind_ring(outlet);
     return class;
 }
 
-static void advance(struct publisher *publisher, uint64_t end)
+static void advance(struct outlet *outlet, uint64_t end)
 {
-    pthread_mutex_lock(&publisher->lock);
-    if (publisher->sent < end) /* else an overrun has moved it further */
-        publisher->sent = end;
-    gf_metric_set(GF_M_PUBLISH_PENDING, (int64_t)(publisher->head - publisher->sent));
-    pthread_mutex_unlock(&publisher->lock);
+    pthread_mutex_lock(&outlet->lock);
+    if (outlet->sent < end) /* else an overrun has moved it further */
+        outlet->sent = end;
+    count_pending(outlet);
+    pthread_mutex_unlock(&outlet->lock);
 }
 
 static void *publish(void *arg)
 {
-    struct publisher *publisher = arg;
+    struct outlet *outlet = arg;
     struct gf_error error;
     uint64_t end;
     int count, failures = 0;
 
     for (;;) {
-        enum gf_class class = ensure_redis(publisher, &error);
+        enum gf_class class = ensure_redis(outlet, &error);
 
-        if (!take_round(publisher, &count, &end))
+        if (!take_round(outlet, &count, &end))
             break;
         if (class == GF_OK)
-            class = count > 0 ? read_replies(publisher, append_round(publisher, count), &error) : ping(publisher, &error);
+            class = count > 0 ? read_replies(outlet, append_round(outlet, count), &error) : ping(outlet, &error);
         if (class == GF_OK) {
             if (count > 0)
                 GF_POINT(settle_publish_after);
             failures = 0;
-            advance(publisher, end);
+            advance(outlet, end);
             continue;
         }
-        gf_redis_sync_close(&publisher->redis);
+        gf_redis_sync_close(&outlet->redis);
         gf_metric_add(GF_M_REDIS_DOWN, 1);
-        gf_log(GF_WARN, "publish_failed", "error=\"%s\"", error.text);
+        gf_log(GF_WARN, "publish_failed", "shard=%d error=\"%s\"", outlet->shard, error.text);
         gf_clock_sleep_ms(gf_backoff_ms(failures < 10 ? failures++ : 10, 50, BACKOFF_MAX_MS));
     }
-    gf_redis_sync_close(&publisher->redis);
+    gf_redis_sync_close(&outlet->redis);
     return NULL;
+}
+
+static void start(struct outlet *outlet, const struct gf_config *config, int shard, int shards)
+{
+    uint64_t size;
+    pthread_condattr_t attr;
+
+    outlet->config = config;
+    outlet->shard = shard;
+    outlet->cap = ((uint64_t)config->settle_dirty_max + (uint64_t)shards - 1) / (uint64_t)shards;
+    size = smallest_power(outlet->cap + ROUND);
+    outlet->mask = size - 1;
+    outlet->ring = gf_xcalloc(size, sizeof(outlet->ring[0]));
+    pthread_mutex_init(&outlet->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&outlet->added, &attr);
+    pthread_condattr_destroy(&attr);
+    if (pthread_create(&outlet->thread, NULL, publish, outlet) != 0)
+        abort();
 }
 
 struct publisher *publisher_start(const struct gf_config *config)
 {
-    struct publisher *publisher = gf_xcalloc(1, sizeof(*publisher));
-    uint64_t size = smallest_power((uint64_t)config->settle_dirty_max + ROUND);
-    pthread_condattr_t attr;
+    int count = gf_redis_shards(config);
+    struct publisher *publisher = gf_xcalloc(1, sizeof(*publisher) + (size_t)count * sizeof(publisher->outlets[0]));
 
-    publisher->config = config;
-    publisher->cap = (uint64_t)config->settle_dirty_max;
-    publisher->mask = size - 1;
-    publisher->ring = gf_xcalloc(size, sizeof(publisher->ring[0]));
-    pthread_mutex_init(&publisher->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&publisher->added, &attr);
-    pthread_condattr_destroy(&attr);
-    if (pthread_create(&publisher->thread, NULL, publish, publisher) != 0)
-        abort();
+    publisher->count = count;
+    for (int i = 0; i < count; i++)
+        start(&publisher->outlets[i], config, i, count);
     return publisher;
+}
+
+static void begin_stop(struct outlet *outlet, int64_t stop_ms)
+{
+    pthread_mutex_lock(&outlet->lock);
+    outlet->stop_ms = stop_ms;
+    pthread_cond_signal(&outlet->added);
+    pthread_mutex_unlock(&outlet->lock);
+}
+
+static void end_stop(struct outlet *outlet)
+{
+    pthread_join(outlet->thread, NULL);
+    gf_metric_add(GF_M_PUBLISH_PENDING, -outlet->pending);
+    pthread_cond_destroy(&outlet->added);
+    pthread_mutex_destroy(&outlet->lock);
+    free(outlet->ring);
 }
 
 void publisher_stop(struct publisher **publisher, int64_t wait_ms)
 {
     struct publisher *old = *publisher;
+    int64_t stop_ms = gf_clock_mono_ms() + wait_ms;
 
     if (old == NULL)
         return;
     *publisher = NULL;
-    pthread_mutex_lock(&old->lock);
-    old->stop_ms = gf_clock_mono_ms() + wait_ms;
-    pthread_cond_signal(&old->added);
-    pthread_mutex_unlock(&old->lock);
-    pthread_join(old->thread, NULL);
-    pthread_cond_destroy(&old->added);
-    pthread_mutex_destroy(&old->lock);
-    free(old->ring);
+    for (int i = 0; i < old->count; i++)
+        begin_stop(&old->outlets[i], stop_ms);
+    for (int i = 0; i < old->count; i++)
+        end_stop(&old->outlets[i]);
     free(old);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* Tells Redis what committed batches left: released holds first, then the balance by version. One thread per process.
+/* Tells Redis what committed batches left: released holds first, then the balance by version; what waits for one user leaves
+ * as one. A ring, a thread and a connection per Redis primary, so that one that is away holds up nobody else's users.
  * Never blocks money: lanes append to a ring and go on. The ring is at once the queue and the memory of the last 30 s: on
  * every new connection it is read again from there, because a Redis that failed over may have forgotten (F10). When Redis
  * cannot keep up, the oldest entries are dropped and counted: holds then end by their deadline, balances by the loader.

@@ -93,7 +93,7 @@ struct gf_redis_sync;
 GF_NODISCARD enum gf_class gf_verify_scan_open(struct verify *verify, struct verify_scan **scan_r);
 GF_NODISCARD enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r);
 GF_NODISCARD enum gf_class gf_verify_scan_users(struct verify_scan *scan, const int64_t *users, size_t count); /* these only */
-struct gf_redis_sync *gf_verify_scan_link(struct verify_scan *scan);
+struct gf_redis_sync *gf_verify_scan_link(struct verify_scan *scan, int64_t user_id); /* to the user's primary */
 void gf_verify_scan_close(struct verify_scan **scan); /* NULL-safe */
 void gf_verify_sort_cached(struct verify *verify);    /* by user; SCAN may have returned a key twice */
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* verify's look at Redis: every cached wallet of this epoch, by SCAN. Each hash is read at one moment, so its held sum and its
- * holds must agree by themselves; its balance is kept and compared with MySQL later. Redis is a cache: what cannot be read is
+/* verify's look at Redis: every cached wallet of this epoch, by SCAN, one primary after the other. Each value is read at one
+ * moment, so its held sum and its holds must agree by themselves; its balance is kept and compared with MySQL later. Redis is a cache: what cannot be read is
  * no violation, only not checked. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "gf/balance.h"
 #include "gf/num.h"
-#include "gf/redis.h"
 #include "verify.h"
 
 #define PIPELINE 500
@@ -16,8 +16,9 @@
 
 struct verify_scan {
     struct verify *verify;
-    struct gf_redis_sync *redis;
-    char prefix[32], cursor[32];
+    struct gf_redis_sync **links; /* one per primary */
+    int shards, at;               /* which of them is walked */
+    char cursor[32];
     int64_t now_ms; /* Redis's clock: deadlines are by it */
     int64_t users[PIPELINE * 8];
     size_t user_count;
@@ -25,12 +26,13 @@ struct verify_scan {
 
 static enum gf_class ask(struct verify_scan *scan, const struct gf_redis_arg *args, size_t count, struct gf_reply **reply_r)
 {
+    struct gf_redis_sync *link = scan->links[scan->at < scan->shards ? scan->at : 0];
     struct gf_error *error = &scan->verify->error;
     enum gf_class class;
     size_t len;
 
-    gf_redis_sync_command(scan->redis, args, count);
-    class = gf_redis_sync_reply(scan->redis, reply_r, error);
+    gf_redis_sync_command(link, args, count);
+    class = gf_redis_sync_reply(link, reply_r, error);
     if (class != GF_OK || gf_reply_type(*reply_r) != GF_REPLY_ERROR)
         return class;
     class = gf_fail(error, GF_RETRY, 0, "redis: %.200s", gf_reply_text(*reply_r, &len));
@@ -67,40 +69,25 @@ static enum gf_class read_clock(struct verify_scan *scan)
 
 /* -- one wallet */
 
-struct holds {
-    int64_t held, count;       /* fields h and n */
-    int64_t sum, seen, oldest; /* of the h: fields */
-    bool odd;
-};
-
-static void read_hold(const char *text, size_t len, struct holds *holds)
-{
-    const char *space = memchr(text, ' ', len);
-    int64_t amount, deadline_ms;
-
-    if (space == NULL || !gf_num_parse_i64(text, (size_t)(space - text), 0, GF_ID_MAX, &amount) ||
-        !gf_num_parse_i64(space + 1, len - (size_t)(space - text) - 1, 0, GF_ID_MAX, &deadline_ms)) {
-        holds->odd = true;
-        return;
-    }
-    holds->sum += amount;
-    holds->seen++;
-    if (holds->oldest == 0 || deadline_ms < holds->oldest)
-        holds->oldest = deadline_ms;
-}
-
-static void check_holds(struct verify_scan *scan, const struct holds *holds, struct verify_cached *cached)
+static void check_holds(struct verify_scan *scan, const struct gf_cached_wallet *wallet, struct verify_cached *cached)
 {
     struct verify *verify = scan->verify;
-    int64_t user_id = cached->user_id, violations = verify->results[VERIFY_REDIS_HOLDS].violations;
+    int64_t user_id = cached->user_id, violations = verify->results[VERIFY_REDIS_HOLDS].violations, sum = 0, oldest = 0;
 
-    verify->results[VERIFY_REDIS_HOLDS].checked += holds->seen;
-    if (holds->odd || holds->held < 0 || holds->count < 0 || holds->held != holds->sum || holds->count != holds->seen)
-        gf_verify_fail(verify, VERIFY_REDIS_HOLDS, "user %" PRId64 ": %" PRId64 " held in %" PRId64 " holds, but the holds are %" PRId64
-                       " with %" PRId64, user_id, holds->held, holds->count, holds->seen, holds->sum);
-    if (holds->seen > 0 && holds->oldest + HOLD_GRACE_MS < scan->now_ms)
+    for (size_t i = 0; i < wallet->count; i++) {
+        struct gf_hold hold = gf_cached_wallet_hold(wallet, i);
+
+        sum = gf_verify_sum(sum, hold.amount);
+        if (i == 0 || hold.deadline_ms < oldest)
+            oldest = hold.deadline_ms;
+    }
+    verify->results[VERIFY_REDIS_HOLDS].checked += (int64_t)wallet->count;
+    if (wallet->held < 0 || wallet->held != sum)
+        gf_verify_fail(verify, VERIFY_REDIS_HOLDS, "user %" PRId64 ": %" PRId64 " held, but the %zu holds are %" PRId64, user_id,
+                       wallet->held, wallet->count, sum);
+    if (wallet->count > 0 && oldest + HOLD_GRACE_MS < scan->now_ms)
         gf_verify_fail(verify, VERIFY_REDIS_HOLDS, "user %" PRId64 ": a hold has outlived its deadline by %" PRId64 " ms", user_id,
-                       scan->now_ms - holds->oldest);
+                       scan->now_ms - oldest);
     cached->holds_wrong = verify->results[VERIFY_REDIS_HOLDS].violations > violations;
 }
 
@@ -113,55 +100,42 @@ static void keep(struct verify *verify, const struct verify_cached *cached)
     verify->cached[verify->cached_count++] = *cached;
 }
 
-static void read_field(const char *name, size_t len, const struct gf_reply *value, struct verify_cached *cached,
-                       struct holds *holds)
-{
-    size_t value_len;
-    const char *text = gf_reply_text(value, &value_len);
-
-    if (len > 2 && memcmp(name, "h:", 2) == 0)
-        read_hold(text, value_len, holds);
-    else if (len == 1 && *name == 'h')
-        holds->odd |= !text_i64(value, &holds->held);
-    else if (len == 1 && *name == 'n')
-        holds->odd |= !text_i64(value, &holds->count);
-    else if (len == 1 && *name == 'v')
-        cached->loaded = text_i64(value, &cached->ver);
-    else if (len == 1 && *name == 'b')
-        (void)text_i64(value, &cached->balance);
-    else if (len == 1 && *name == 's')
-        (void)text_i64(value, &cached->status);
-}
-
 static void read_wallet(struct verify_scan *scan, int64_t user_id, const struct gf_reply *reply)
 {
     struct verify_cached cached = {.user_id = user_id};
-    struct holds holds = {0};
+    struct gf_cached_wallet wallet;
+    const char *text = NULL;
+    size_t len = 0;
 
-    if (gf_reply_type(reply) != GF_REPLY_ARRAY || gf_reply_count(reply) == 0)
+    if (gf_reply_type(reply) == GF_REPLY_NIL)
         return; /* expired meanwhile */
-    for (size_t i = 0; i + 1 < gf_reply_count(reply); i += 2) {
-        size_t len;
-        const char *name = gf_reply_text(gf_reply_at(reply, i), &len);
-
-        read_field(name, len, gf_reply_at(reply, i + 1), &cached, &holds);
+    if (gf_reply_type(reply) == GF_REPLY_TEXT)
+        text = gf_reply_text(reply, &len);
+    if (text != NULL && gf_cached_wallet_parse(text, len, &wallet)) {
+        cached.loaded = true;
+        cached.ver = wallet.ver;
+        cached.balance = wallet.balance;
+        cached.status = wallet.status;
+        check_holds(scan, &wallet, &cached);
+    } else {
+        gf_verify_fail(scan->verify, VERIFY_REDIS_HOLDS, "user %" PRId64 ": what is cached is no wallet", user_id);
+        cached.holds_wrong = true;
     }
-    check_holds(scan, &holds, &cached);
     keep(scan->verify, &cached);
 }
 
 static enum gf_class read_some(struct verify_scan *scan, const int64_t *users, size_t count)
 {
-    char key[64];
-    struct gf_redis_arg args[] = {{"HGETALL", 7}, {key, 0}};
+    char key[GF_KEY_MAX];
+    struct gf_redis_arg args[] = {{"GET", 3}, {key, 0}};
 
     for (size_t i = 0; i < count; i++) {
-        args[1].len = (size_t)snprintf(key, sizeof(key), "%s%" PRId64 "}:w", scan->prefix, users[i]);
-        gf_redis_sync_command(scan->redis, args, GF_COUNT(args));
+        args[1].len = gf_key_wallet(key, scan->verify->config->redis_epoch, users[i]);
+        gf_redis_sync_command(gf_verify_scan_link(scan, users[i]), args, GF_COUNT(args));
     }
     for (size_t i = 0; i < count; i++) {
         struct gf_reply *reply;
-        enum gf_class class = gf_redis_sync_reply(scan->redis, &reply, &scan->verify->error);
+        enum gf_class class = gf_redis_sync_reply(gf_verify_scan_link(scan, users[i]), &reply, &scan->verify->error);
 
         if (class != GF_OK)
             return class;
@@ -182,17 +156,15 @@ enum gf_class gf_verify_scan_users(struct verify_scan *scan, const int64_t *user
 
 /* -- all of them */
 
-/* "gf<E>:{u:<id>}:w" -> id */
-static bool key_user(const struct verify_scan *scan, const char *key, size_t len, int64_t *user_id_r)
+/* A user whom this primary does not serve (any more: the list of primaries has changed) is nobody's business. */
+static bool is_at_home(const struct verify_scan *scan, int64_t user_id)
 {
-    size_t prefix = strlen(scan->prefix);
-
-    return len > prefix + 3 && memcmp(key, scan->prefix, prefix) == 0 && memcmp(key + len - 3, "}:w", 3) == 0 &&
-           gf_num_parse_i64(key + prefix, len - prefix - 3, 1, GF_ID_MAX, user_id_r);
+    return gf_redis_shard(user_id, scan->shards) == scan->at;
 }
 
 enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r)
 {
+    int64_t epoch = scan->verify->config->redis_epoch;
     char match[64];
     struct gf_redis_arg args[] = {{"SCAN", 4}, {scan->cursor, strlen(scan->cursor)}, {"MATCH", 5}, {match, 0}, {"COUNT", 5}, {"1000", 4}};
     struct gf_reply *reply;
@@ -200,21 +172,22 @@ enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r)
     enum gf_class class;
     size_t len;
 
-    args[3].len = (size_t)snprintf(match, sizeof(match), "%s*}:w", scan->prefix);
+    args[3].len = (size_t)snprintf(match, sizeof(match), "gf%" PRId64 ":{u:*}:w2", epoch);
     class = ask(scan, args, GF_COUNT(args), &reply);
     if (class != GF_OK)
         return class;
     keys = gf_reply_at(reply, 1);
     snprintf(scan->cursor, sizeof(scan->cursor), "%s", gf_reply_text(gf_reply_at(reply, 0), &len));
-    *more_r = strcmp(scan->cursor, "0") != 0;
     scan->user_count = 0;
     for (size_t i = 0; i < gf_reply_count(keys) && scan->user_count < GF_COUNT(scan->users); i++) {
         const char *key = gf_reply_text(gf_reply_at(keys, i), &len);
 
-        if (key_user(scan, key, len, &scan->users[scan->user_count]))
+        if (gf_key_wallet_user(key, len, epoch, &scan->users[scan->user_count]) && is_at_home(scan, scan->users[scan->user_count]))
             scan->user_count++;
     }
     gf_reply_free(&reply);
+    scan->at += strcmp(scan->cursor, "0") == 0;
+    *more_r = scan->at < scan->shards;
     return gf_verify_scan_users(scan, scan->users, scan->user_count);
 }
 
@@ -241,28 +214,33 @@ void gf_verify_sort_cached(struct verify *verify)
 enum gf_class gf_verify_scan_open(struct verify *verify, struct verify_scan **scan_r)
 {
     struct verify_scan *scan = gf_xcalloc(1, sizeof(*scan));
-    enum gf_class class = gf_redis_sync_connect(verify->config, &scan->redis, &verify->error);
+    enum gf_class class = GF_OK;
 
-    if (class != GF_OK) {
-        free(scan);
-        return class;
-    }
     scan->verify = verify;
+    scan->shards = gf_redis_shards(verify->config);
+    scan->links = gf_xcalloc((size_t)scan->shards, sizeof(*scan->links));
     gf_copy(scan->cursor, sizeof(scan->cursor), "0");
-    snprintf(scan->prefix, sizeof(scan->prefix), "gf%" PRId64 ":{u:", verify->config->redis_epoch);
-    *scan_r = scan;
-    return GF_OK;
+    for (int i = 0; i < scan->shards && class == GF_OK; i++)
+        class = gf_redis_sync_connect_shard(verify->config, i, &scan->links[i], &verify->error);
+    if (class == GF_OK)
+        *scan_r = scan;
+    else
+        gf_verify_scan_close(&scan);
+    return class;
 }
 
-struct gf_redis_sync *gf_verify_scan_link(struct verify_scan *scan)
+struct gf_redis_sync *gf_verify_scan_link(struct verify_scan *scan, int64_t user_id)
 {
-    return scan->redis;
+    return scan->links[gf_redis_shard(user_id, scan->shards)];
 }
 
 void gf_verify_scan_close(struct verify_scan **scan)
 {
-    if (*scan != NULL)
-        gf_redis_sync_close(&(*scan)->redis);
+    if (*scan == NULL)
+        return;
+    for (int i = 0; i < (*scan)->shards; i++)
+        gf_redis_sync_close(&(*scan)->links[i]);
+    free((*scan)->links);
     free(*scan);
     *scan = NULL;
 }

@@ -9,10 +9,9 @@ records must have become, and tables, notices and Redis are compared with that. 
 
 import json
 import re
-import subprocess
 from collections import defaultdict
-from urllib.parse import urlsplit
 
+import cache
 from ledger_model import Model
 from stack import wait_until
 
@@ -107,23 +106,12 @@ def told_too_early(stack):
     return sorted(set(told) - {(logs[row["log"]], row["off"]) for row in stack.sql("SELECT log, off FROM trade")})
 
 
-def cached_balances(stack, users):
-    """{user: balance in Redis, None where it has none}; the only line that knows how a wallet is kept there."""
-    epoch = stack.redis_epoch if hasattr(stack, "redis_epoch") else 1
-    users = list(users)
-    commands = "".join(f"HGET gf{epoch}:{{u:{user}}}:w b\n" for user in users)
-    url = urlsplit(stack.env["GIFTFLOW_REDIS_URL"])
-    done = subprocess.run(["redis-cli", "-p", str(url.port)], input=commands, capture_output=True, text=True, timeout=60, check=True)
-    values = done.stdout.split("\n")[: len(users)]
-    return {user: int(value) if value else None for user, value in zip(users, values)}
-
-
 def redis_converges(stack, wallets, deadline=60):
     """Redis says what MySQL says or nothing, and no hold is left: what a viewer may spend is what the wallet has."""
     balances = {user: wallet["balance"] for user, wallet in wallets.items()}
 
     def behind():
-        return [(user, value, balances[user]) for user, value in cached_balances(stack, balances).items() if value not in (None, balances[user])]
+        return [(user, value, balances[user]) for user, value in cache.balances(stack, balances).items() if value not in (None, balances[user])]
 
     wait_until(lambda: not behind(), deadline, f"Redis converges: {behind()}")
     if not stack.env["GIFTFLOW_INGEST_URL"]:

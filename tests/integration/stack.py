@@ -293,7 +293,7 @@ class Stack:
     # -- Redis and Kafka
 
     def redis(self, *args):
-        url = urlsplit(self.env["GIFTFLOW_REDIS_URL"])
+        url = urlsplit(self.env["GIFTFLOW_REDIS_URL"].split(",")[0])
         return subprocess.run(["redis-cli", "-p", str(url.port), *map(str, args)], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
     def _kcat(self, *args, **kwargs):

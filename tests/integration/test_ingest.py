@@ -8,6 +8,7 @@ import time
 import uuid
 
 import pytest
+import cache
 from stack import b64url, jwt, uuid7, wait_until
 
 GOOD = {"room_id": 1001, "receiver_id": 20001, "gift_id": 22, "quantity": 1, "type": 0}
@@ -268,11 +269,11 @@ def test_a_late_repeat_without_marker_has_no_second_effect(stack):
     user, key = stack.new_user(coins=1000), uuid7()
     assert post(stack, user, GOOD, key=key)[0] == 202
     assert stack.outcome(user, key)["balance_after"] == 910
-    assert stack.redis("DEL", f"gf1:{{u:{user}}}:q:{key}") == "1"
+    assert stack.redis("DEL", cache.marker_key(user, key)) == "1"
     assert post(stack, user, GOOD, key=key)[0] == 202
     assert stack.outcome(user, (last := post(stack, user, GOOD))[2]["request_id"])["balance_after"] == 820, last
     assert len(trades(stack, user, key)) == 1
-    wait_until(lambda: stack.redis("HGET", f"gf1:{{u:{user}}}:w", "h") == "0", what="the repeat's hold is released")
+    wait_until(lambda: cache.read(stack, user)["h"] == 0, what="the repeat's hold is released")
 
 
 def test_a_key_older_than_its_marker_is_looked_up(stack):
@@ -282,7 +283,7 @@ def test_a_key_older_than_its_marker_is_looked_up(stack):
     key = str(uuid.UUID(bytes=bytes(raw)))
     assert post(stack, user, GOOD, key=key)[0] == 202
     assert stack.outcome(user, key)["balance_after"] == 910
-    stack.redis("DEL", f"gf1:{{u:{user}}}:q:{key}")
+    assert stack.redis("DEL", cache.marker_key(user, key)) == "1"
     status, headers, answer = post(stack, user, GOOD, key=key)
     assert (status, headers.get("idempotency-replayed"), answer["price"]) == (202, "true", 90)
     refused(post(stack, user, {**GOOD, "quantity": 2}, key=key), 422, "idempotency_mismatch")

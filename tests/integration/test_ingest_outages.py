@@ -6,6 +6,7 @@ import time
 import uuid
 
 import pytest
+import cache
 from conftest import add_gifts, finish
 from stack import Stack, uuid7, wait_until
 
@@ -110,7 +111,7 @@ def retriable(answer, key):
 @pytest.mark.parametrize("part", ["kafka", "mysql", "redis"])
 def test_a_part_dies_and_comes_back_under_traffic(own, part):
     cold, key = own.new_user(coins=10), uuid7()
-    own.redis("DEL", f"gf1:{{u:{cold}}}:w")
+    cache.forget(own, cold)
     with Senders(own) as senders:
         senders.wait_for_more(100)
         own.kill(part)

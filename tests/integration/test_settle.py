@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+import cache
 from stack import Stack, uuid7, wait_until
 
 ONLY_SETTLE = {"ingest": 0, "router": 0, "gateway": 0, "sweep": 0}
@@ -135,7 +136,7 @@ def test_a_gift_moves_coins_and_leaves_its_trace(books):
     funded = books.sql("SELECT * FROM trade WHERE log = %s AND off = %s", row["prev_log"], row["prev_off"])[0]
     assert (funded["user_id"], funded["kind"], funded["amount"], funded["prev_off"]) == (user, 3, 1000, -1)
     wait_until(lambda: f"{row['log']}-{row['off']}:5556" in notice_ids(books), what="the notice")
-    wait_until(lambda: books.redis("hget", f"gf1:{{u:{user}}}:w", "b") == "730", what="the balance in Redis")
+    wait_until(lambda: cache.balances(books, [user]) == {user: 730}, what="the balance in Redis")
     log = books.sql("SELECT next_offset, notified_offset FROM progress WHERE log = %s", row["log"])
     wait_until(lambda: books.sql("SELECT notified_offset n FROM progress WHERE log = %s", row["log"])[0]["n"] >= log[0]["next_offset"], what="notified_offset")
 
@@ -372,19 +373,15 @@ def test_holds_are_released_whatever_the_outcome(books):
     """F9: settled, rejected, duplicate and dead all release; the balance follows by version."""
     user = books.new_id()
     fund(books, [user], 1000)
-    key = f"gf1:{{u:{user}}}:w"
-    wait_until(lambda: books.redis("hget", key, "b") == "1000", what="the funded balance in Redis")
+    wait_until(lambda: cache.balances(books, [user]) == {user: 1000}, what="the funded balance in Redis")
     commands = [books.gift_command(user), books.gift_command(user, quantity=12), books.gift_command(user, v=2)]
     commands.append(dict(commands[0]))
-    for command in commands[:3]:
-        books.redis("hset", key, f"h:{command['request_id']}", f"90 {now_ms() + 600_000}")
-    books.redis("hset", key, "h", "270", "n", "3")
+    cache.write(books, user, holds={command["request_id"]: (90, now_ms() + 600_000) for command in commands[:3]})
+    assert cache.read(books, user)["h"] == 270
     books.produce_many([(str(user), command) for command in commands])
     books.drain()
-    wait_until(lambda: books.redis("hget", key, "n") == "0", what="released holds")
-    assert (books.redis("hget", key, "h"), books.redis("hget", key, "b")) == ("0", "910")
-    for command in commands:
-        assert books.redis("hexists", key, f"h:{command['request_id']}") == "0"
+    wait_until(lambda: cache.read(books, user)["holds"] == {}, what="released holds")
+    assert (cache.read(books, user)["h"], cache.read(books, user)["b"]) == (0, 910)
 
 
 def test_a_record_that_mysql_refuses_is_buried_alone(books):
@@ -518,7 +515,7 @@ def test_redis_is_only_a_cache(rough):
         traffic.wait_settled()
     check_all_settled_once(rough)
     for user in rough.users:
-        wait_until(lambda: rough.redis("hget", f"gf1:{{u:{user}}}:w", "b") == str(rough.balance(user)), what="the balance in Redis")
+        wait_until(lambda: cache.balances(rough, [user]) == {user: rough.balance(user)}, what="the balance in Redis")
 
 
 def test_sigterm_ends_the_batch_tells_it_and_leaves(rough):

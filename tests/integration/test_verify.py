@@ -7,8 +7,9 @@ import threading
 import time
 
 import pytest
+import cache
 from conftest import finish
-from stack import Stack, wait_until
+from stack import Stack, uuid7, wait_until
 
 RECEIVERS = (20001, 20002, 20003)
 
@@ -196,16 +197,20 @@ def now_ms():
     return int(time.time() * 1000)
 
 
+def hold(amount, ms):
+    return {uuid7(): (amount, now_ms() + ms)}
+
+
 REDIS = {
-    "a version ahead of MySQL": (lambda w: {"v": w["ver"] + 1, "b": w["balance"], "s": 1}, {"redis_balance"}),
-    "another balance at the same version": (lambda w: {"v": w["ver"], "b": w["balance"] + 1, "s": 1}, {"redis_balance"}),
-    "another status at the same version": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 2}, {"redis_balance"}),
-    "an older version, whatever it holds": (lambda w: {"v": w["ver"] - 1, "b": w["balance"] + 50, "s": 1}, set()),
-    "holds that add up": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 5, "n": 1, "h:x": f"5 {now_ms() + 600000}"}, set()),
-    "more held than the holds": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 6, "n": 1, "h:x": f"5 {now_ms() + 600000}"}, {"redis_holds"}),
-    "fewer holds than counted": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 5, "n": 2, "h:x": f"5 {now_ms() + 600000}"}, {"redis_holds"}),
-    "a negative sum of holds": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": -5, "n": 0}, {"redis_holds"}),
-    "a hold that outlives its deadline": (lambda w: {"v": w["ver"], "b": w["balance"], "s": 1, "h": 5, "n": 1, "h:x": f"5 {now_ms() - 600000}"}, {"redis_holds"}),
+    "a version ahead of MySQL": (lambda w: {"v": w["ver"] + 1}, {"redis_balance"}),
+    "another balance at the same version": (lambda w: {"b": w["balance"] + 1}, {"redis_balance"}),
+    "another status at the same version": (lambda w: {"s": 2}, {"redis_balance"}),
+    "an older version, whatever it holds": (lambda w: {"v": w["ver"] - 1, "b": w["balance"] + 50}, set()),
+    "holds that add up": (lambda w: {"holds": {**hold(5, 600000), **hold(6, 600000)}}, set()),
+    "more held than the holds": (lambda w: {"h": 6, "holds": hold(5, 600000)}, {"redis_holds"}),
+    "less held than the holds": (lambda w: {"h": 0, "holds": hold(5, 600000)}, {"redis_holds"}),
+    "a negative sum of holds": (lambda w: {"h": -5}, {"redis_holds"}),
+    "a hold that outlives its deadline": (lambda w: {"holds": {**hold(5, -600000), **hold(5, 600000)}}, {"redis_holds"}),
 }  # fmt: skip
 
 
@@ -213,25 +218,35 @@ REDIS = {
 def test_verify_finds_in_redis(books, what):
     fields, expected = REDIS[what]
     wallet = books.sql("SELECT user_id, ver, balance FROM wallet ORDER BY user_id LIMIT 1")[0]
-    key = f"gf1:{{u:{wallet['user_id']}}}:w"
-    flat = [word for pair in fields(wallet).items() for word in pair]
-    books.redis("DEL", key)
+    user = wallet["user_id"]
+    cache.forget(books, user)
     try:
-        books.redis("HSET", key, *flat)
+        cache.write(books, user, **{"v": wallet["ver"], "b": wallet["balance"], "s": 1, **fields(wallet)})
         assert broken(books, "--redis=yes") == expected
     finally:
-        books.redis("DEL", key)
+        cache.forget(books, user)
+
+
+def test_what_is_no_wallet_is_found_in_redis(books):
+    user = books.sql("SELECT user_id FROM wallet ORDER BY user_id LIMIT 1")[0]["user_id"]
+    for command in (("SET", cache.wallet_key(user), "w, but too short"), ("HSET", cache.wallet_key(user), "b", "1")):
+        cache.forget(books, user)
+        try:
+            cache.of_user(books, user, *command)
+            assert broken(books, "--redis=yes") == {"redis_holds"}
+        finally:
+            cache.forget(books, user)
 
 
 def test_a_cached_wallet_that_does_not_exist(books):
-    books.redis("HSET", "gf1:{u:987654321}:w", "v", 3, "b", 100, "s", 1)
+    user = 987654321
     try:
+        cache.write(books, user, v=3, b=100)
         assert broken(books, "--redis=yes") == {"redis_balance"}
+        cache.write(books, user, v=0, b=0)  # known not to exist: that is right
+        assert broken(books, "--redis=yes") == set()
     finally:
-        books.redis("DEL", "gf1:{u:987654321}:w")
-    books.redis("HSET", "gf1:{u:987654321}:w", "v", 0, "b", 0, "s", 1)  # known not to exist: that is right
-    assert broken(books, "--redis=yes") == set()
-    books.redis("DEL", "gf1:{u:987654321}:w")
+        cache.forget(books, user)
 
 
 def test_without_redis_the_rest_is_checked_and_without_mysql_nothing(books):

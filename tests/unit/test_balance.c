@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The balance scripts (gf/balance.h) against a real server: each branch of RESERVE, ABORT, LOAD and PUBLISH. */
+#include "gf/metrics.h"
 #include "redis_fixture.h"
 
 /* ---- RESERVE ---- */
@@ -10,12 +11,12 @@ static void an_unknown_or_old_balance_is_stale_and_leaves_nothing(void **state)
 
     (void)state;
     assert_int_equal(reserve(&r), GF_RESERVED_STALE);
-    assert_string_equal(ask("EXISTS gf1:{u:1}:w"), "0");
+    assert_string_equal(ask("EXISTS gf1:{u:1}:w2"), "0");
     given(1, 3, 100, 1);
     set_field(1, "f", "1");
     assert_int_equal(reserve(&r), GF_RESERVED_STALE);
-    assert_string_equal(field(1, "n"), "");
-    assert_string_equal(marker_of(&r), "");
+    assert_string_equal(field(1, "n"), "0");
+    assert_false(has_marker(&r));
 }
 
 static void a_hold_lowers_what_is_available_and_a_repeat_holds_once(void **state)
@@ -33,7 +34,7 @@ static void a_hold_lowers_what_is_available_and_a_repeat_holds_once(void **state
     assert_int_equal(reserve(&other), GF_RESERVED_INSUFFICIENT);
     assert_int_equal(last_reserve.available, 40);
     assert_string_equal(field(2, "h"), "60");
-    assert_string_equal(marker_of(&other), ""); /* a refusal leaves the key unused */
+    assert_false(has_marker(&other)); /* a refusal leaves the key unused */
     other.amount = 40;
     assert_int_equal(reserve(&other), GF_RESERVED_OK);
     assert_string_equal(field(2, "h"), "100");
@@ -50,10 +51,11 @@ static void the_marker_decides_before_anything_else(void **state)
     snprintf(twin.nonce, sizeof(twin.nonce), "%016x", 0xdef);
     twin.price = 70;
     assert_int_equal(reserve(&twin), GF_RESERVED_IN_PROGRESS);
-    gf_balance_accept(redis, &rules, &r);
+    gf_balance_accept(balance, &r);
     barrier();
-    assert_true(gf_marker_parse(marker_of(&r), strlen(marker_of(&r)), &marker));
+    assert_true(marker_of(&r, &marker));
     assert_true(marker.accepted);
+    assert_string_equal(marker.fp, r.fp);
     set_field(3, "s", "2"); /* a replay does not care about the wallet of now */
     assert_int_equal(reserve(&twin), GF_RESERVED_REPLAY);
     assert_int_equal(last_reserve.price, 60);
@@ -66,9 +68,9 @@ static void accept_does_not_bring_a_lost_marker_back(void **state)
     struct gf_reserve r = request(4, 1, 60);
 
     (void)state;
-    gf_balance_accept(redis, &rules, &r);
+    gf_balance_accept(balance, &r);
     barrier();
-    assert_string_equal(marker_of(&r), "");
+    assert_false(has_marker(&r));
 }
 
 static void an_overdue_lease_is_taken_over_with_the_first_price(void **state)
@@ -78,7 +80,7 @@ static void an_overdue_lease_is_taken_over_with_the_first_price(void **state)
     (void)state;
     given(5, 3, 100, 1);
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
-    set_marker(&r, "P 0000000000000001 60 1 5 0000000000000abc");
+    set_overdue(&r, 0xabc, 60);
     snprintf(twin.nonce, sizeof(twin.nonce), "%016x", 0xdef);
     twin.price = twin.amount = 70;
     assert_int_equal(reserve(&twin), GF_RESERVED_OK);
@@ -86,7 +88,7 @@ static void an_overdue_lease_is_taken_over_with_the_first_price(void **state)
     assert_string_equal(field(5, "h"), "60");
     assert_string_equal(field(5, "n"), "1");
     assert_int_equal(reserve(&r), GF_RESERVED_IN_PROGRESS); /* the first caller is out */
-    gf_balance_abort(redis, &rules, &r);
+    gf_balance_abort(balance, &r);
     barrier();
     assert_string_equal(field(5, "h"), "60"); /* and can no longer release */
 }
@@ -97,7 +99,7 @@ static void a_take_over_without_hold_starts_anew(void **state)
 
     (void)state;
     given(6, 3, 100, 1);
-    set_marker(&r, "P 0000000000000001 50 1 5 0000000000000def");
+    set_overdue(&r, 0xdef, 50);
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
     assert_int_equal(last_reserve.price, 60);
     assert_string_equal(field(6, "h"), "60");
@@ -122,7 +124,7 @@ static void a_no_needs_a_balance_confirmed_within_a_second(void **state)
     assert_int_equal(reserve(&r), GF_RESERVED_NO_WALLET);
     set_field(8, "c", "1");
     assert_int_equal(reserve(&r), GF_RESERVED_STALE); /* 404 */
-    assert_string_equal(field(8, "n"), "");
+    assert_string_equal(field(8, "n"), "0");
 }
 
 static void the_rate_is_per_second_and_replays_are_free(void **state)
@@ -132,7 +134,7 @@ static void the_rate_is_per_second_and_replays_are_free(void **state)
 
     (void)state;
     given(9, 3, 1000000, 1);
-    rules.rate_per_second = 1;
+    server.config.ingest_rate_per_second = 1;
     assert_int_equal(reserve(&first), GF_RESERVED_OK);
     for (int i = 0; i < 200; i++) { /* far more than seconds pass meanwhile */
         struct gf_reserve r = request(9, (uint8_t)i, 1);
@@ -143,7 +145,7 @@ static void the_rate_is_per_second_and_replays_are_free(void **state)
             limited++;
         assert_int_equal(reserve(&first), GF_RESERVED_OK);
     }
-    rules.rate_per_second = 1000000;
+    server.config.ingest_rate_per_second = 1000000;
     assert_int_equal(ok + limited, 200);
     assert_true(limited > 0);
     assert_true(last_reserve.wait_ms <= 1000);
@@ -157,7 +159,7 @@ static void due_holds_are_purged_when_they_are_in_the_way(void **state)
     given(10, 3, 100, 1);
     assert_int_equal(reserve(&due), GF_RESERVED_OK);
     assert_int_equal(reserve(&live), GF_RESERVED_OK);
-    set_hold(10, id_text(1), "60 5");
+    set_deadline(10, &due.request_id, 5);
     r.amount = 71;
     assert_int_equal(reserve(&r), GF_RESERVED_INSUFFICIENT);
     assert_int_equal(last_reserve.available, 70);
@@ -176,18 +178,21 @@ static void due_holds_are_purged_when_they_are_in_the_way(void **state)
 static void a_wallet_has_at_most_so_many_holds(void **state)
 {
     struct gf_reserve r = request(11, 1, 1);
+    struct gf_uuid first = {{0}};
 
     (void)state;
     given(11, 3, 1000000, 1);
     for (int i = 0; i < GF_HOLDS_MAX; i++) {
         r.request_id.b[1] = (uint8_t)(i >> 8);
         r.request_id.b[2] = (uint8_t)i;
+        if (i == 0)
+            first = r.request_id;
         assert_int_equal(reserve(&r), GF_RESERVED_OK);
     }
     r.request_id.b[3] = 1;
     assert_int_equal(reserve(&r), GF_RESERVED_BUSY);
     assert_string_equal(field(11, "n"), "512");
-    set_hold(11, "01000000-0000-0000-0000-000000000001", "1 5"); /* the first of them is due */
+    set_deadline(11, &first, 5);
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
     assert_string_equal(field(11, "n"), "512");
     assert_string_equal(field(11, "h"), "512");
@@ -220,7 +225,7 @@ static void an_equal_keyless_request_is_a_double_click(void **state)
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
     assert_int_equal(reserve(&again), GF_RESERVED_DOUBLE_CLICK);
     assert_string_equal(field(13, "n"), "1");
-    gf_balance_abort(redis, &rules, &r); /* the first never happened */
+    gf_balance_abort(balance, &r); /* the first never happened */
     barrier();
     assert_int_equal(reserve(&again), GF_RESERVED_OK);
     r.fp[0] = 'a';
@@ -236,15 +241,15 @@ static void a_lookup_says_what_the_marker_says_and_nothing_more(void **state)
     look.lookup = true;
     snprintf(look.nonce, sizeof(look.nonce), "%016x", 0xdef);
     assert_int_equal(reserve(&look), GF_RESERVED_NONE);
-    assert_string_equal(field(14, "n"), "");
+    assert_string_equal(field(14, "n"), "0");
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
     assert_int_equal(reserve(&look), GF_RESERVED_IN_PROGRESS);
-    gf_balance_accept(redis, &rules, &r);
+    gf_balance_accept(balance, &r);
     barrier();
     assert_int_equal(reserve(&look), GF_RESERVED_REPLAY);
     assert_int_equal(last_reserve.price, 60);
     /* A first call that nobody answered is taken over, so that settlement decides it. */
-    set_marker(&r, "P 0000000000000001 60 1 5 0000000000000abc");
+    set_overdue(&r, 0xabc, 60);
     assert_int_equal(publish(14, GF_PUBLISH_RELEASE, 0, &r.request_id, 1), 0);
     assert_int_equal(reserve(&look), GF_RESERVED_OK);
     assert_int_equal(last_reserve.price, 60);
@@ -260,18 +265,18 @@ static void abort_releases_only_its_own_unanswered_call(void **state)
     given(20, 3, 100, 1);
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
     snprintf(other.nonce, sizeof(other.nonce), "%016x", 0xdef);
-    gf_balance_abort(redis, &rules, &other);
+    gf_balance_abort(balance, &other);
     barrier();
     assert_string_equal(field(20, "h"), "60");
-    gf_balance_abort(redis, &rules, &r);
-    gf_balance_abort(redis, &rules, &r); /* a repeat is safe */
+    gf_balance_abort(balance, &r);
+    gf_balance_abort(balance, &r); /* a repeat is safe */
     barrier();
     assert_string_equal(field(20, "h"), "0");
     assert_string_equal(field(20, "n"), "0");
-    assert_string_equal(marker_of(&r), "");
+    assert_false(has_marker(&r));
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
-    gf_balance_accept(redis, &rules, &r);
-    gf_balance_abort(redis, &rules, &r); /* answered: never undone */
+    gf_balance_accept(balance, &r);
+    gf_balance_abort(balance, &r); /* answered: never undone */
     barrier();
     assert_string_equal(field(20, "h"), "60");
 }
@@ -283,17 +288,17 @@ static void load_takes_what_is_not_older_and_keeps_holds(void **state)
     (void)state;
     given(21, 5, 100, 1);
     assert_int_equal(reserve(&r), GF_RESERVED_OK);
-    assert_int_equal(load(21, 4, 900, 1), 0);
+    assert_int_equal(load(21, 4, 900, 1), GF_REJECT);
     assert_string_equal(field(21, "b"), "100");
-    assert_int_equal(load(21, 5, 100, 1), 1);
-    assert_int_equal(load(21, 6, 70, 2), 1);
+    assert_int_equal(load(21, 5, 100, 1), GF_OK);
+    assert_int_equal(load(21, 6, 70, 2), GF_OK);
     assert_string_equal(field(21, "b"), "70");
     assert_string_equal(field(21, "v"), "6");
     assert_string_equal(field(21, "s"), "2");
     assert_string_equal(field(21, "h"), "60");
-    assert_int_equal(load(22, 0, 0, 0), 1); /* no such wallet */
-    assert_int_equal(load(22, 1, 0, 1), 1); /* now there is one */
-    assert_true(strtoll(ask("PTTL gf1:{u:21}:w"), NULL, 10) > 0);
+    assert_int_equal(load(22, 0, 0, 0), GF_OK); /* no such wallet */
+    assert_int_equal(load(22, 1, 0, 1), GF_OK); /* now there is one */
+    assert_true(strtoll(ask("PTTL gf1:{u:21}:w2"), NULL, 10) > 0);
 }
 
 static void large_numbers_stay_exact(void **state)
@@ -340,9 +345,9 @@ static void f9_a_late_release_never_makes_holds_negative(void **state)
     (void)state;
     given(25, 5, 100, 1);
     assert_int_equal(reserve(&a), GF_RESERVED_OK);
-    assert_string_equal(ask("DEL gf1:{u:25}:w"), "1");
+    assert_string_equal(ask("DEL gf1:{u:25}:w2"), "1");
     assert_int_equal(publish(25, GF_PUBLISH_RELEASE, 0, &a.request_id, 1), 0);
-    assert_string_equal(ask("EXISTS gf1:{u:25}:w"), "0"); /* a release alone creates nothing */
+    assert_string_equal(ask("EXISTS gf1:{u:25}:w2"), "0"); /* a release alone creates nothing */
     given(25, 6, 10, 1);
     assert_int_equal(publish(25, 6, 10, &a.request_id, 1), 1);
     set_field(25, "f", FAR);
@@ -371,16 +376,14 @@ static void publish_splits_long_lists_and_counts_a_doubled_id_once(void **state)
     assert_string_equal(field(26, "b"), "500");
 }
 
-/* Many wallets in one call do what one call each does; a key of another type holds up no other. */
-static void publish_many_equals_publish_and_isolates_a_bad_key(void **state)
+/* Many wallets in one call, each for itself: old balances, long and doubled lists, something that is no wallet. */
+static void many_wallets_are_published_each_for_itself(void **state)
 {
     enum { WALLETS = 150 };
     static struct gf_publish items[WALLETS];
     static struct gf_uuid ids[WALLETS][2], many[600];
-    struct gf_redis_sync *link = NULL;
-    struct gf_error error;
-    int64_t failed = 0;
-    int calls;
+    struct gf_published sum;
+    int calls, taken = 0;
 
     (void)state;
     for (int i = 0; i < WALLETS; i++) {
@@ -393,54 +396,208 @@ static void publish_many_equals_publish_and_isolates_a_bad_key(void **state)
         ids[i][1] = b.request_id;
         items[i] = (struct gf_publish){
             .wallet = {.user_id = 5000 + i, .ver = 4 + i % 3, .balance = 40, .status = 1}, .ids = ids[i], .count = (size_t)(1 + i % 2)};
+        taken += i % 3 != 0 || i == 70;
     }
     for (int i = 0; i < 600; i++)
         many[i] = ids[7][i % 2];
     items[7].ids = many;
     items[7].count = GF_COUNT(many);
-    assert_string_equal(ask("SET gf1:{u:5070}:w text"), "OK");
-    assert_int_equal(gf_redis_sync_connect(&server.config, &link, &error), GF_OK);
-    calls = gf_balance_publish_many_sync(link, 1, items, WALLETS);
+    assert_string_equal(ask("SET gf1:{u:5070}:w2 text"), "OK");
+    calls = gf_balance_publish_many_sync(raw, 1, items, WALLETS);
     assert_in_range(calls, 3, 10);
-    for (int i = 0; i < calls; i++) {
-        struct gf_reply *reply = NULL;
-
-        assert_int_equal(gf_redis_sync_reply(link, &reply, &error), GF_OK);
-        assert_int_equal(gf_reply_type(reply), GF_REPLY_INT);
-        failed += gf_reply_int(reply);
-        gf_reply_free(&reply);
-    }
-    assert_int_equal(failed, 1);
+    sum = published(raw, calls);
+    assert_int_equal(sum.taken, taken);
+    assert_int_equal(sum.replaced, 1);
+    assert_int_equal(sum.failed, 0);
     for (int i = 0; i < WALLETS; i++) {
+        assert_string_equal(field(5000 + i, "b"), i % 3 == 0 && i != 70 ? "100" : "40"); /* version 4 is older than 5 */
         if (i == 70)
             continue;
-        assert_string_equal(field(5000 + i, "b"), i % 3 == 0 ? "100" : "40"); /* version 4 is older than 5 */
         assert_string_equal(field(5000 + i, "h"), items[i].count > 1 ? "0" : "30");
         assert_string_equal(field(5000 + i, "n"), items[i].count > 1 ? "0" : "1");
     }
-    gf_redis_sync_close(&link);
+}
+
+/* ---- what others left ---- */
+
+/* value NULL: a key of another type. */
+static void put_foreign(const char *key, const char *value)
+{
+    char line[GF_KEY_MAX + 80];
+
+    snprintf(line, sizeof(line), "DEL %s", key);
+    (void)ask(line);
+    if (value)
+        snprintf(line, sizeof(line), "SET %s %s", key, value);
+    else
+        snprintf(line, sizeof(line), "HSET %s b 1", key);
+    assert_string_equal(ask(line), value ? "OK" : "1");
+}
+
+/* Values of another type or length, or of a process that went mad: absent, replaced, counted; never an error. */
+static void what_is_no_wallet_is_absent_and_replaced(void **state)
+{
+    static const char *const values[] = {"text", "w12345678901234567890123456789012345678901234567890",
+                                         "x1234567890123456789012345678901234567890123456789", NULL}; /* NULL: another type */
+    int64_t foreign = gf_metric_get(GF_M_REDIS_FOREIGN);
+
+    (void)state;
+    for (int i = 0; i < (int)GF_COUNT(values); i++) {
+        struct gf_reserve r = request(6000 + i, 1, 60);
+        char key[GF_KEY_MAX];
+
+        (void)gf_key_wallet(key, 1, 6000 + i);
+        for (int round = 0; round < 2; round++) {
+            put_foreign(key, values[i]);
+            assert_int_equal(reserve(&r), GF_RESERVED_STALE);
+            gf_balance_abort(balance, &r);
+            barrier();
+            assert_int_equal(publish(6000 + i, GF_PUBLISH_RELEASE, 0, &r.request_id, 1), 0);
+            if (round == 0)
+                assert_int_equal(load(6000 + i, 3, 100, 1), GF_OK);
+            else
+                assert_int_equal(publish(6000 + i, 3, 100, &r.request_id, 1), 1);
+            assert_int_equal(reserve(&r), GF_RESERVED_OK);
+            assert_string_equal(field(6000 + i, "h"), "60");
+            gf_balance_abort(balance, &r);
+            barrier();
+        }
+    }
+    assert_int_equal(gf_metric_get(GF_M_REDIS_FOREIGN) - foreign, GF_COUNT(values)); /* the loads; a publisher counts for itself */
+}
+
+static void what_is_no_marker_is_absent_and_replaced(void **state)
+{
+    static const char *const values[] = {"text", NULL};
+    int64_t foreign = gf_metric_get(GF_M_REDIS_FOREIGN);
+
+    (void)state;
+    given(6010, 3, 1000, 1);
+    for (int i = 0; i < (int)GF_COUNT(values); i++) {
+        struct gf_reserve r = request(6010, (uint8_t)(1 + i), 60);
+        char key[GF_KEY_MAX];
+
+        (void)gf_key_marker(key, 1, 6010, &r.request_id);
+        put_foreign(key, values[i]);
+        gf_balance_abort(balance, &r);
+        barrier();
+        assert_int_equal(reserve(&r), GF_RESERVED_OK);
+        assert_true(has_marker(&r));
+    }
+    assert_int_equal(gf_metric_get(GF_M_REDIS_FOREIGN) - foreign, GF_COUNT(values));
+}
+
+/* An id may stand anywhere in a wallet's bytes: only where a hold begins it is one. */
+static void bytes_that_look_like_an_id_are_no_hold(void **state)
+{
+    struct gf_reserve r = request(6020, 1, 60), look = request(6020, 2, 1);
+
+    (void)state;
+    given(6020, 3, 100, 1);
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
+    memcpy(look.request_id.b, r.request_id.b + 8, 8); /* the end of the id and the amount behind it */
+    memset(look.request_id.b + 8, 0, 8);
+    look.request_id.b[8] = 60;
+    assert_int_equal(publish(6020, GF_PUBLISH_RELEASE, 0, &look.request_id, 1), 0);
+    assert_string_equal(field(6020, "n"), "1");
+    assert_int_equal(reserve(&look), GF_RESERVED_OK);
+    assert_string_equal(field(6020, "n"), "2");
+    assert_string_equal(field(6020, "h"), "61");
+    assert_int_equal(publish(6020, 3, 100, &look.request_id, 1), 1);
+    assert_string_equal(field(6020, "n"), "1");
+    assert_string_equal(field(6020, "h"), "60");
+}
+
+/* ---- many in one turn ---- */
+
+struct turn {
+    int expected;
+    struct gf_reserve_reply replies[100];
+};
+static struct turn turn;
+static int turn_index[100];
+
+static void on_turn_reply(void *ctx, const struct gf_reserve_reply *reply)
+{
+    int *index = ctx;
+
+    assert_non_null(reply);
+    turn.replies[*index] = *reply;
+    if (--turn.expected == 0)
+        gf_loop_stop(loop);
+}
+
+/* More requests in one turn than one call takes, of all kinds and of one wallet: each is judged after the one before it. */
+static void requests_of_one_turn_are_judged_one_after_the_other(void **state)
+{
+    struct gf_reserve r[100];
+
+    (void)state;
+    given(6030, 3, 100, 1);
+    for (int i = 0; i < 100; i++) {
+        turn_index[i] = i;
+        r[i] = request(i % 2 ? 6030 : 6031 + i, (uint8_t)i, 3); /* the odd ones have a wallet: 33 of 50 fit */
+        r[i].keyless = i % 4 == 1;
+    }
+    r[99] = r[1]; /* a repeat of a request in the same turn */
+    turn.expected = 100;
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(gf_balance_reserve(balance, &r[i], on_turn_reply, &turn_index[i]), GF_OK);
+    run_loop();
+    for (int i = 0; i < 99; i++) {
+        enum gf_reserved expected = i % 2 == 0 ? GF_RESERVED_STALE : i / 2 < 33 ? GF_RESERVED_OK : GF_RESERVED_INSUFFICIENT;
+
+        assert_int_equal(turn.replies[i].answer, expected);
+        if (expected == GF_RESERVED_OK)
+            assert_int_equal(turn.replies[i].price, 3);
+        if (expected == GF_RESERVED_INSUFFICIENT)
+            assert_int_equal(turn.replies[i].available, 1);
+    }
+    assert_int_equal(turn.replies[99].answer, GF_RESERVED_OK);
+    assert_string_equal(field(6030, "h"), "99");
+    assert_string_equal(field(6030, "n"), "33");
+}
+
+/* One that Redis cannot write fails alone; the others of the call are judged. */
+static void a_request_that_fails_fails_alone(void **state)
+{
+    struct gf_reserve r = request(6200, 1, 60);
+
+    (void)state;
+    given(6200, 3, 100, 1);
+    assert_string_equal(ask("CONFIG SET maxmemory 1"), "OK"); /* nothing can be evicted: every write is refused */
+    assert_string_equal(ask("CONFIG SET maxmemory-policy noeviction"), "OK");
+    assert_int_equal(reserve(&r), 0);
+    assert_string_equal(ask("CONFIG SET maxmemory 0"), "OK");
+    assert_string_equal(field(6200, "n"), "0");
+    assert_false(has_marker(&r));
+    assert_int_equal(reserve(&r), GF_RESERVED_OK);
 }
 
 static void markers_are_parsed_strictly(void **state)
 {
-    static const char *const bad[] = {"",
-                                      "A",
-                                      "X 0000000000000001 60 1 5 0000000000000abc",
-                                      "A 1 60 1 5 a",
-                                      "A 0000000000000001 0 1 5 a",
-                                      "A 0000000000000001 60 1 5 a b",
-                                      "P 0000000000000001 60 1 x a",
-                                      "P 0000000000000001  60 1 5"};
+    uint8_t good[41] = {'P', 5};
     struct gf_marker marker;
 
     (void)state;
-    for (size_t i = 0; i < GF_COUNT(bad); i++)
-        assert_false(gf_marker_parse(bad[i], strlen(bad[i]), &marker));
-    assert_true(gf_marker_parse("P 0000000000000001 60 2 5 0000000000000abc", 42, &marker));
+    good[16] = 0x1f;
+    good[25] = 60;
+    good[33] = 2;
+    assert_true(gf_marker_parse((const char *)good, sizeof(good), &marker));
     assert_false(marker.accepted);
+    assert_string_equal(marker.fp, "000000000000001f");
     assert_int_equal(marker.price, 60);
     assert_int_equal(marker.quantity, 2);
     assert_int_equal(marker.lease_ms, 5);
+    assert_false(gf_marker_parse((const char *)good, sizeof(good) - 1, &marker));
+    good[0] = 'X';
+    assert_false(gf_marker_parse((const char *)good, sizeof(good), &marker));
+    good[0] = 'A';
+    good[33] = 0;
+    assert_false(gf_marker_parse((const char *)good, sizeof(good), &marker)); /* no quantity */
+    good[33] = 1;
+    good[32] = 0x80;
+    assert_false(gf_marker_parse((const char *)good, sizeof(good), &marker)); /* a negative price */
 }
 
 int main(void)
@@ -465,7 +622,12 @@ int main(void)
         cmocka_unit_test(f9_every_publish_releases_whatever_the_version),
         cmocka_unit_test(f9_a_late_release_never_makes_holds_negative),
         cmocka_unit_test(publish_splits_long_lists_and_counts_a_doubled_id_once),
-        cmocka_unit_test(publish_many_equals_publish_and_isolates_a_bad_key),
+        cmocka_unit_test(many_wallets_are_published_each_for_itself),
+        cmocka_unit_test(what_is_no_wallet_is_absent_and_replaced),
+        cmocka_unit_test(what_is_no_marker_is_absent_and_replaced),
+        cmocka_unit_test(bytes_that_look_like_an_id_are_no_hold),
+        cmocka_unit_test(requests_of_one_turn_are_judged_one_after_the_other),
+        cmocka_unit_test(a_request_that_fails_fails_alone),
         cmocka_unit_test(markers_are_parsed_strictly),
     };
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* redis://host[:port] and unix:///path; see address.h. */
+/* redis://host[:port] and unix:///path, one or several, and who lives where; see address.h and gf/redis.h. */
 #include "address.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "gf/num.h"
+#include "gf/redis.h"
 
 #define DEFAULT_PORT 6379
 
@@ -32,7 +34,38 @@ static enum gf_class parse_tcp(const char *text, struct gf_redis_address *addres
     return GF_OK;
 }
 
-enum gf_class gf_redis_address_parse(const char *url, struct gf_redis_address *address_r, struct gf_error *error_r)
+int gf_redis_shards(const struct gf_config *config)
+{
+    int count = 1;
+
+    for (const char *at = config->redis_url; *at; at++)
+        count += *at == ',';
+    return count;
+}
+
+/* CRC-16/XMODEM, bit by bit, of what stands in the braces of a user's keys: Redis Cluster's function of the hash tag. */
+static unsigned crc16(const char *text, size_t len)
+{
+    unsigned crc = 0;
+
+    for (size_t i = 0; i < len; i++) {
+        crc ^= (unsigned)(unsigned char)text[i] << 8;
+        for (int bit = 0; bit < 8; bit++)
+            crc = (crc & 0x8000 ? crc << 1 ^ 0x1021 : crc << 1) & 0xffff;
+    }
+    return crc;
+}
+
+int gf_redis_shard(int64_t user_id, int shards)
+{
+    char text[32];
+
+    if (shards <= 1)
+        return 0;
+    return (int)(crc16(text, (size_t)snprintf(text, sizeof(text), "u:%lld", (long long)user_id)) % (unsigned)shards);
+}
+
+static enum gf_class parse_one(const char *url, struct gf_redis_address *address_r, struct gf_error *error_r)
 {
     if (strncmp(url, "redis://", 8) == 0)
         return parse_tcp(url + 8, address_r, error_r);
@@ -42,6 +75,22 @@ enum gf_class gf_redis_address_parse(const char *url, struct gf_redis_address *a
         return GF_OK;
     }
     return gf_fail(error_r, GF_REJECT, 0, "redis.url: redis://host:port or unix:///path is wanted");
+}
+
+enum gf_class gf_redis_address_parse(const char *urls, int shard, struct gf_redis_address *address_r,
+                                     struct gf_error *error_r)
+{
+    char url[GF_REDIS_HOST_MAX + 32];
+    size_t len;
+
+    for (int i = 0; i < shard; i++)
+        urls += strcspn(urls, ",") + 1;
+    len = strcspn(urls, ",");
+    if (len >= sizeof(url))
+        return gf_fail(error_r, GF_REJECT, 0, "redis.url: an address is too long");
+    memcpy(url, urls, len);
+    url[len] = '\0';
+    return parse_one(url, address_r, error_r);
 }
 
 enum gf_class gf_redis_password(const struct gf_config *config, char *password_r, size_t size, struct gf_error *error_r)

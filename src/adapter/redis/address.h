@@ -10,7 +10,8 @@ struct gf_redis_address {
     int port;                     /* 0: unix socket */
 };
 
-GF_NODISCARD enum gf_class gf_redis_address_parse(const char *url, struct gf_redis_address *address_r,
+/* The shard-th of the addresses in urls, which are divided by commas. */
+GF_NODISCARD enum gf_class gf_redis_address_parse(const char *urls, int shard, struct gf_redis_address *address_r,
                                                   struct gf_error *error_r);
 /* Empty password_r without a file; read anew for each connect, so that a changed secret needs no restart. */
 GF_NODISCARD enum gf_class gf_redis_password(const struct gf_config *config, char *password_r, size_t size,

@@ -1,383 +1,452 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Arguments and replies of the balance scripts; see gf/balance.h. */
-#include "gf/balance.h"
+/* The balance cache for a role on a loop: see gf/balance.h. Reservations and loads of one turn gather per primary and leave as
+ * few script calls just before the loop sleeps; one of them that fails fails alone. A call owns itself: it is freed by its
+ * reply, which hiredis gives in any case (NULL when the link dies). Bounded by WAITING_MAX requests per primary. Thread: the
+ * loop's. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <uv.h>
 
-#include <string.h>
-
+#include "gf/log.h"
+#include "gf/metrics.h"
 #include "gf/num.h"
+#include "scripts.h"
+#include "wallet.h"
 
-#define WALLET_TTL_MS (15 * 60 * 1000)
-#define LOADED_FRESH_MS 5000                /* what a reader said */
-#define PUBLISHED_FRESH_MS (10 * 60 * 1000) /* what settlement said: it will say so again when it changes */
-#define NUMBER_MAX 24
+#define RESERVES_MAX 32 /* requests in one call: Redis serves nobody else meanwhile */
+#define WAITING_MAX 20000
+#define RESERVE_HEAD 32
+#define RESERVE_BYTES 57
+#define ANSWER_BYTES 17
+#define ANSWER_REPLACED 128 /* flag: what stood in the marker's key was none */
+#define TTL_MAX 24
 
-/* ---- keys ---- */
-
-/* Keys and numbers are written by hand: formatted printing would cost as much as the rest of a call. */
-static char *put_i64(char *at, int64_t value)
-{
-    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-    char digits[20];
-    size_t n = 0;
-
-    if (value < 0)
-        *at++ = '-';
-    do
-        digits[n++] = (char)('0' + rest % 10);
-    while ((rest /= 10) > 0);
-    while (n > 0)
-        *at++ = digits[--n];
-    return at;
-}
-
-static char *put_text(char *at, const char *text, size_t len)
-{
-    memcpy(at, text, len);
-    return at + len;
-}
-
-/* "gf<E>:{u:<id>}:": at most 47 bytes, so that what follows fits as well. */
-static char *put_user(char *at, int64_t epoch, int64_t user_id)
-{
-    at = put_text(at, "gf", 2);
-    at = put_i64(at, epoch);
-    at = put_text(at, ":{u:", 4);
-    at = put_i64(at, user_id);
-    return put_text(at, "}:", 2);
-}
-
-size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id)
-{
-    char *at = put_user(key_r, epoch, user_id);
-
-    *at++ = 'w';
-    *at = '\0';
-    return (size_t)(at - key_r);
-}
-
-size_t gf_key_marker(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const struct gf_uuid *request_id)
-{
-    char *at = put_text(put_user(key_r, epoch, user_id), "q:", 2);
-
-    gf_uuid_format(request_id, at);
-    return (size_t)(at - key_r) + GF_UUID_TEXT;
-}
-
-size_t gf_key_click(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const char *fp)
-{
-    char *at = put_text(put_text(put_user(key_r, epoch, user_id), "d:", 2), fp, GF_FP_TEXT);
-
-    *at = '\0';
-    return (size_t)(at - key_r);
-}
-
-void gf_balance_rules_init(struct gf_balance_rules *rules_r, const struct gf_config *config)
-{
-    *rules_r = (struct gf_balance_rules){
-        .epoch = config->redis_epoch,
-        .rate_per_second = config->ingest_rate_per_second,
-        .lease_ms = config->ingest_lease,
-        .hold_ttl_ms = config->ingest_hold_ttl,
-        .marker_ttl_ms = config->ingest_marker_ttl,
-        .double_click_ms = config->ingest_double_click,
-    };
-}
-
-/* ---- arguments: texts stay in place while the command is encoded ---- */
-
-struct call {
-    struct gf_redis_arg arg[20];
-    size_t count, keys;
-    char key[3][GF_KEY_MAX];
-    char number[14][NUMBER_MAX];
-    size_t numbers;
-    char id[GF_UUID_TEXT + 1];
+struct reserves { /* one call of RESERVE */
+    struct reserves *next;
+    struct primary *primary;
+    size_t count, keys, len;
+    struct {
+        gf_reserved_fn on_reserved;
+        void *ctx;
+    } waiters[RESERVES_MAX];
+    struct gf_redis_arg arg[3 * RESERVES_MAX + 4];
+    char key[3 * RESERVES_MAX][GF_KEY_MAX];
+    uint8_t blob[RESERVE_HEAD + RESERVES_MAX * RESERVE_BYTES];
 };
 
-static void add(struct call *call, const char *text, size_t len)
+struct loads { /* one call of STORE */
+    struct loads *next;
+    struct primary *primary;
+    struct {
+        gf_stored_fn on_stored;
+        void *ctx;
+    } waiters[GF_STORE_WALLETS];
+    struct gf_store store;
+};
+
+struct primary {
+    struct gf_balance *balance;
+    struct gf_redis *redis;
+    struct reserves *reserves, *last_reserves; /* gathered in this turn */
+    struct loads *loads, *last_loads;
+    size_t waiting; /* requests gathered or in flight */
+};
+
+struct gf_balance {
+    const struct gf_config *config;
+    uv_prepare_t prepare;
+    char marker_ttl[TTL_MAX], click_ttl[TTL_MAX];
+    int count;
+    struct primary primaries[];
+};
+
+static struct primary *primary_of(struct gf_balance *balance, int64_t user_id)
 {
-    GF_ASSERT(call->count < GF_COUNT(call->arg));
-    call->arg[call->count++] = (struct gf_redis_arg){text, len};
+    return &balance->primaries[gf_redis_shard(user_id, balance->count)];
 }
 
-static void add_key(struct call *call, size_t len)
+/* ---- reservations ---- */
+
+/* What the i-th answer says; false: Redis did not judge. */
+static bool read_answer(const char *text, size_t i, struct gf_reserve_reply *reply_r)
 {
-    add(call, call->key[call->keys], len);
+    const uint8_t *at = (const uint8_t *)text + i * ANSWER_BYTES;
+    int64_t x = gf_take_i64(at + 1);
+
+    if (at[0] & ANSWER_REPLACED)
+        gf_metric_add(GF_M_REDIS_FOREIGN, 1);
+    *reply_r = (struct gf_reserve_reply){.answer = (enum gf_reserved)(at[0] & ~ANSWER_REPLACED)};
+    switch (reply_r->answer) {
+    case GF_RESERVED_OK:
+    case GF_RESERVED_REPLAY:
+        reply_r->price = x;
+        reply_r->quantity = gf_take_i64(at + 9);
+        return true;
+    case GF_RESERVED_INSUFFICIENT:
+        reply_r->available = x;
+        return true;
+    case GF_RESERVED_IN_PROGRESS:
+    case GF_RESERVED_LIMITED:
+        reply_r->wait_ms = x;
+        return true;
+    case GF_RESERVED_MISMATCH:
+    case GF_RESERVED_STALE:
+    case GF_RESERVED_NO_WALLET:
+    case GF_RESERVED_FROZEN:
+    case GF_RESERVED_BUSY:
+    case GF_RESERVED_DOUBLE_CLICK:
+    case GF_RESERVED_NONE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void log_failure(const char *event, const char *text, size_t len)
+{
+    if (len > 0)
+        gf_log(GF_ERROR, event, "error=\"%.*s\"", (int)(len < 200 ? len : 200), text);
+}
+
+static void on_reserves(void *ctx, const struct gf_reply *reply)
+{
+    struct reserves *call = ctx;
+    const char *text = NULL;
+    size_t len = 0;
+
+    call->primary->waiting -= call->count;
+    if (reply && (gf_reply_type(reply) == GF_REPLY_TEXT || gf_reply_type(reply) == GF_REPLY_ERROR))
+        text = gf_reply_text(reply, &len);
+    if (text && gf_reply_type(reply) == GF_REPLY_ERROR) {
+        log_failure("reserve_failed", text, len);
+        text = NULL;
+    } else if (len < call->count * ANSWER_BYTES) {
+        text = NULL;
+    } else {
+        log_failure("reserve_failed", text + call->count * ANSWER_BYTES, len - call->count * ANSWER_BYTES);
+    }
+    for (size_t i = 0; i < call->count; i++) {
+        struct gf_reserve_reply answer;
+        bool judged = text && read_answer(text, i, &answer);
+
+        call->waiters[i].on_reserved(call->waiters[i].ctx, judged ? &answer : NULL);
+    }
+    free(call);
+}
+
+static void send_reserves(struct reserves *call)
+{
+    struct gf_balance *balance = call->primary->balance;
+    const struct gf_config *config = balance->config;
+    uint8_t *at = call->blob;
+    size_t args = call->keys;
+
+    at = gf_put_i64(at, config->ingest_rate_per_second);
+    at = gf_put_i64(at, config->ingest_lease);
+    at = gf_put_i64(at, config->ingest_hold_ttl);
+    at = gf_put_u32(at, GF_HOLDS_MAX);
+    (void)gf_put_u32(at, (uint32_t)call->count);
+    call->arg[args++] = (struct gf_redis_arg){GF_WALLET_TTL, strlen(GF_WALLET_TTL)};
+    call->arg[args++] = (struct gf_redis_arg){balance->marker_ttl, strlen(balance->marker_ttl)};
+    call->arg[args++] = (struct gf_redis_arg){balance->click_ttl, strlen(balance->click_ttl)};
+    call->arg[args++] = (struct gf_redis_arg){(const char *)call->blob, call->len};
+    if (gf_redis_script(call->primary->redis, GF_SCRIPT_RESERVE, call->arg, args, call->keys, on_reserves, call) != GF_OK)
+        on_reserves(call, NULL);
+}
+
+/* The call that has room for one more. */
+static struct reserves *gather_reserves(struct primary *primary)
+{
+    struct reserves *call = primary->last_reserves;
+
+    if (call && call->count < RESERVES_MAX)
+        return call;
+    call = gf_xmalloc(sizeof(*call));
+    call->next = NULL;
+    call->primary = primary;
+    call->count = call->keys = 0;
+    call->len = RESERVE_HEAD;
+    if (primary->last_reserves)
+        primary->last_reserves->next = call;
+    else
+        primary->reserves = call;
+    primary->last_reserves = call;
+    return call;
+}
+
+/* Fingerprint, nonce, price, quantity: the end of a request and of a marker. */
+static uint8_t *put_terms(uint8_t *at, const struct gf_reserve *request)
+{
+    at = gf_put_hex(at, request->fp);
+    at = gf_put_hex(at, request->nonce);
+    at = gf_put_i64(at, request->price);
+    return gf_put_i64(at, request->quantity);
+}
+
+static void add_key(struct reserves *call, size_t len)
+{
+    call->arg[call->keys] = (struct gf_redis_arg){call->key[call->keys], len};
     call->keys++;
 }
 
-static void add_i64(struct call *call, int64_t value)
+enum gf_class gf_balance_reserve(struct gf_balance *balance, const struct gf_reserve *request, gf_reserved_fn on_reserved,
+                                 void *ctx)
 {
-    char *text = call->number[call->numbers++];
-
-    GF_ASSERT(call->numbers <= GF_COUNT(call->number));
-    add(call, text, (size_t)(put_i64(text, value) - text));
-}
-
-/* Keys and id of the scripts about one request. */
-static void begin_request(struct call *call, const struct gf_balance_rules *rules, const struct gf_reserve *request)
-{
-    call->count = call->keys = call->numbers = 0;
-    add_key(call, gf_key_wallet(call->key[0], rules->epoch, request->user_id));
-    add_key(call, gf_key_marker(call->key[1], rules->epoch, request->user_id, &request->request_id));
-    if (request->keyless && rules->double_click_ms > 0)
-        add_key(call, gf_key_click(call->key[2], rules->epoch, request->user_id, request->fp));
-    gf_uuid_format(&request->request_id, call->id);
-    add(call, call->id, GF_UUID_TEXT);
-}
-
-enum gf_class gf_balance_reserve(struct gf_redis *redis, const struct gf_balance_rules *rules,
-                                 const struct gf_reserve *request, gf_reply_fn on_reply, void *ctx)
-{
-    struct call call;
+    struct primary *primary = primary_of(balance, request->user_id);
+    bool keyless = request->keyless && balance->config->ingest_double_click > 0;
+    int64_t epoch = balance->config->redis_epoch;
+    struct reserves *call;
+    uint8_t *at;
 
     GF_ASSERT(request->lookup || (request->amount > 0 && request->amount <= GF_ID_MAX));
-    begin_request(&call, rules, request);
-    add(&call, request->fp, GF_FP_TEXT);
-    add_i64(&call, request->lookup ? -1 : request->amount);
-    add_i64(&call, request->price);
-    add_i64(&call, request->quantity);
-    add(&call, request->nonce, GF_FP_TEXT);
-    add_i64(&call, rules->rate_per_second);
-    add_i64(&call, rules->lease_ms);
-    add_i64(&call, rules->hold_ttl_ms);
-    add_i64(&call, rules->marker_ttl_ms);
-    add_i64(&call, WALLET_TTL_MS);
-    add_i64(&call, rules->double_click_ms);
-    add_i64(&call, GF_HOLDS_MAX);
-    return gf_redis_script(redis, GF_SCRIPT_RESERVE, call.arg, call.count, call.keys, on_reply, ctx);
+    if (!gf_redis_up(primary->redis) || primary->waiting >= WAITING_MAX)
+        return GF_RETRY;
+    call = gather_reserves(primary);
+    call->waiters[call->count].on_reserved = on_reserved;
+    call->waiters[call->count++].ctx = ctx;
+    primary->waiting++;
+    add_key(call, gf_key_wallet(call->key[call->keys], epoch, request->user_id));
+    add_key(call, gf_key_marker(call->key[call->keys], epoch, request->user_id, &request->request_id));
+    if (keyless)
+        add_key(call, gf_key_click(call->key[call->keys], epoch, request->user_id, request->fp));
+    at = gf_put_bytes(call->blob + call->len, request->request_id.b, sizeof(request->request_id.b));
+    at = gf_put_i64(at, request->lookup ? -1 : request->amount);
+    at = put_terms(at, request);
+    *at = keyless;
+    call->len += RESERVE_BYTES;
+    return GF_OK;
 }
 
-bool gf_balance_reserve_reply(const struct gf_reply *reply, struct gf_reserve_reply *reply_r)
+void gf_balance_accept(struct gf_balance *balance, const struct gf_reserve *request)
 {
-    int64_t number[3];
+    struct primary *primary = primary_of(balance, request->user_id);
+    char key[GF_KEY_MAX];
+    uint8_t value[GF_MARKER_BYTES];
+    size_t key_len = gf_key_marker(key, balance->config->redis_epoch, request->user_id, &request->request_id);
+    struct gf_redis_arg set[] = {{"SET", 3}, {key, key_len}, {(const char *)value, sizeof(value)}, {"XX", 2}, {"KEEPTTL", 7}};
 
-    if (!reply || gf_reply_type(reply) != GF_REPLY_ARRAY || gf_reply_count(reply) != 3)
-        return false;
-    for (size_t i = 0; i < 3; i++) {
-        if (gf_reply_type(gf_reply_at(reply, i)) != GF_REPLY_INT)
-            return false;
-        number[i] = gf_reply_int(gf_reply_at(reply, i));
-    }
-    if (number[0] < GF_RESERVED_OK || number[0] > GF_RESERVED_NONE)
-        return false;
-    *reply_r = (struct gf_reserve_reply){.answer = (enum gf_reserved)number[0]};
-    if (reply_r->answer == GF_RESERVED_OK || reply_r->answer == GF_RESERVED_REPLAY) {
-        reply_r->price = number[1];
-        reply_r->quantity = number[2];
-    } else if (reply_r->answer == GF_RESERVED_INSUFFICIENT) {
-        reply_r->available = number[1];
-    } else {
-        reply_r->wait_ms = number[1];
-    }
-    return true;
-}
-
-void gf_balance_accept(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request)
-{
-    char key[GF_KEY_MAX], value[128], ttl[NUMBER_MAX], *at = value;
-    size_t key_len = gf_key_marker(key, rules->epoch, request->user_id, &request->request_id);
-    size_t ttl_len = (size_t)(put_i64(ttl, rules->marker_ttl_ms) - ttl);
-    struct gf_redis_arg set[] = {{"SET", 3}, {key, key_len}, {value, 0}, {"XX", 2}, {"PX", 2}, {ttl, ttl_len}};
-
-    at = put_text(put_text(at, "A ", 2), request->fp, GF_FP_TEXT);
-    *at++ = ' ';
-    at = put_i64(at, request->price);
-    *at++ = ' ';
-    at = put_i64(at, request->quantity);
-    at = put_text(put_text(at, " 0 ", 3), request->nonce, GF_FP_TEXT);
-    set[2].len = (size_t)(at - value);
-    if (gf_redis_command(redis, set, GF_COUNT(set), NULL, NULL) != GF_OK)
+    value[0] = 'A';
+    (void)put_terms(gf_put_i64(value + 1, 0), request);
+    if (gf_redis_command(primary->redis, set, GF_COUNT(set), NULL, NULL) != GF_OK)
         return; /* harmless: the lease runs out and settlement dedupes */
 }
 
-void gf_balance_abort(struct gf_redis *redis, const struct gf_balance_rules *rules, const struct gf_reserve *request)
+void gf_balance_abort(struct gf_balance *balance, const struct gf_reserve *request)
 {
-    struct call call;
+    struct primary *primary = primary_of(balance, request->user_id);
+    int64_t epoch = balance->config->redis_epoch;
+    char key[3][GF_KEY_MAX];
+    uint8_t nonce[GF_FP_TEXT / 2];
+    struct gf_redis_arg arg[6] = {{key[0], gf_key_wallet(key[0], epoch, request->user_id)},
+                                  {key[1], gf_key_marker(key[1], epoch, request->user_id, &request->request_id)}};
+    size_t keys = 2;
 
-    begin_request(&call, rules, request);
-    add(&call, request->nonce, GF_FP_TEXT);
-    if (gf_redis_script(redis, GF_SCRIPT_ABORT, call.arg, call.count, call.keys, NULL, NULL) != GF_OK)
+    if (request->keyless && balance->config->ingest_double_click > 0) {
+        arg[keys] = (struct gf_redis_arg){key[2], gf_key_click(key[2], epoch, request->user_id, request->fp)};
+        keys++;
+    }
+    (void)gf_put_hex(nonce, request->nonce);
+    arg[keys] = (struct gf_redis_arg){GF_WALLET_TTL, strlen(GF_WALLET_TTL)};
+    arg[keys + 1] = (struct gf_redis_arg){(const char *)request->request_id.b, sizeof(request->request_id.b)};
+    arg[keys + 2] = (struct gf_redis_arg){(const char *)nonce, sizeof(nonce)};
+    if (gf_redis_script(primary->redis, GF_SCRIPT_ABORT, arg, keys + 3, keys, NULL, NULL) != GF_OK)
         return; /* the hold runs out by its deadline */
 }
 
-/* Wallet key and what LOAD and PUBLISH take in common. */
-static void begin_wallet(struct call *call, int64_t epoch, const struct gf_wallet_state *wallet, int64_t fresh_ms)
+/* ---- loads ---- */
+
+static enum gf_class stored_class(char said)
 {
-    GF_ASSERT(gf_id_valid(wallet->user_id) && wallet->ver >= GF_PUBLISH_RELEASE && wallet->balance >= 0);
-    call->count = call->keys = call->numbers = 0;
-    add_key(call, gf_key_wallet(call->key[0], epoch, wallet->user_id));
-    add_i64(call, wallet->ver);
-    add_i64(call, wallet->balance);
-    add_i64(call, wallet->status);
-    add_i64(call, fresh_ms);
-    add_i64(call, WALLET_TTL_MS);
+    if (said == '2')
+        gf_metric_add(GF_M_REDIS_FOREIGN, 1);
+    return said == '1' || said == '2' ? GF_OK : said == '0' ? GF_REJECT : GF_RETRY;
 }
 
-enum gf_class gf_balance_load(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet,
-                              gf_reply_fn on_reply, void *ctx)
+static void on_loads(void *ctx, const struct gf_reply *reply)
 {
-    struct call call;
+    struct loads *call = ctx;
+    size_t count = call->store.wallets, len = 0;
+    const char *text = NULL;
 
-    begin_wallet(&call, epoch, wallet, LOADED_FRESH_MS);
-    return gf_redis_script(redis, GF_SCRIPT_LOAD, call.arg, call.count, call.keys, on_reply, ctx);
+    call->primary->waiting -= count;
+    if (reply && (gf_reply_type(reply) == GF_REPLY_TEXT || gf_reply_type(reply) == GF_REPLY_ERROR))
+        text = gf_reply_text(reply, &len);
+    if (text && gf_reply_type(reply) == GF_REPLY_ERROR) {
+        log_failure("load_failed", text, len);
+        text = NULL;
+    } else if (len < count) {
+        text = NULL;
+    } else {
+        log_failure("load_failed", text + count, len - count);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (call->waiters[i].on_stored)
+            call->waiters[i].on_stored(call->waiters[i].ctx, text ? stored_class(text[i]) : GF_RETRY);
+    free(call);
 }
 
-void gf_balance_publish(struct gf_redis *redis, int64_t epoch, const struct gf_wallet_state *wallet)
+static void send_loads(struct loads *call)
 {
-    struct call call;
+    struct gf_store *store = &call->store;
+    size_t args = gf_store_end(store);
 
-    begin_wallet(&call, epoch, wallet, PUBLISHED_FRESH_MS);
-    if (gf_redis_script(redis, GF_SCRIPT_PUBLISH, call.arg, call.count, call.keys, NULL, NULL) != GF_OK)
-        return; /* readers ask MySQL when theirs is no longer fresh */
+    if (gf_redis_script(call->primary->redis, GF_SCRIPT_STORE, store->arg, args, store->wallets, on_loads, call) != GF_OK)
+        on_loads(call, NULL);
 }
 
-int gf_balance_publish_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_wallet_state *wallet,
-                            const struct gf_uuid *ids, size_t count)
+static struct loads *new_loads(struct primary *primary, int64_t fresh_ms)
 {
-    struct gf_redis_arg arg[6 + GF_PUBLISH_IDS_MAX];
-    char text[GF_PUBLISH_IDS_MAX][GF_UUID_TEXT + 1];
-    struct gf_wallet_state state = *wallet;
-    int calls = 0;
+    struct loads *call = gf_xmalloc(sizeof(*call));
 
-    do {
-        struct call call;
-        size_t take = count < GF_PUBLISH_IDS_MAX ? count : GF_PUBLISH_IDS_MAX;
+    call->next = NULL;
+    call->primary = primary;
+    gf_store_begin(&call->store, fresh_ms);
+    return call;
+}
 
-        begin_wallet(&call, epoch, &state, PUBLISHED_FRESH_MS);
-        memcpy(arg, call.arg, call.count * sizeof(arg[0]));
-        for (size_t i = 0; i < take; i++) {
-            gf_uuid_format(&ids[i], text[i]);
-            arg[call.count + i] = (struct gf_redis_arg){text[i], GF_UUID_TEXT};
+static void add_load(struct loads *call, const struct gf_wallet_state *wallet, gf_stored_fn on_stored, void *ctx)
+{
+    call->waiters[call->store.wallets].on_stored = on_stored;
+    call->waiters[call->store.wallets].ctx = ctx;
+    gf_store_add(&call->store, call->primary->balance->config->redis_epoch, wallet, NULL, 0);
+    call->primary->waiting++;
+}
+
+enum gf_class gf_balance_load(struct gf_balance *balance, const struct gf_wallet_state *wallet, gf_stored_fn on_stored,
+                              void *ctx)
+{
+    struct primary *primary = primary_of(balance, wallet->user_id);
+
+    if (!gf_redis_up(primary->redis) || primary->waiting >= WAITING_MAX)
+        return GF_RETRY;
+    if (!primary->last_loads || !gf_store_fits(&primary->last_loads->store, 0)) {
+        struct loads *call = new_loads(primary, GF_LOADED_FRESH_MS);
+
+        if (primary->last_loads)
+            primary->last_loads->next = call;
+        else
+            primary->loads = call;
+        primary->last_loads = call;
+    }
+    add_load(primary->last_loads, wallet, on_stored, ctx);
+    return GF_OK;
+}
+
+/* Readers ask MySQL when theirs is no longer fresh, should it be lost. */
+void gf_balance_publish(struct gf_balance *balance, const struct gf_wallet_state *wallet)
+{
+    struct loads *call = new_loads(primary_of(balance, wallet->user_id), GF_PUBLISHED_FRESH_MS);
+
+    add_load(call, wallet, NULL, NULL);
+    send_loads(call);
+}
+
+/* ---- plain commands ---- */
+
+enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id)
+{
+    char key[GF_KEY_MAX];
+    struct gf_redis_arg del[] = {{"DEL", 3}, {key, gf_key_wallet(key, balance->config->redis_epoch, user_id)}};
+
+    return gf_redis_command(primary_of(balance, user_id)->redis, del, GF_COUNT(del), NULL, NULL);
+}
+
+enum gf_class gf_balance_get_marker(struct gf_balance *balance, int64_t user_id, const struct gf_uuid *request_id,
+                                    gf_reply_fn on_reply, void *ctx)
+{
+    char key[GF_KEY_MAX];
+    struct gf_redis_arg get[] = {{"GET", 3}, {key, gf_key_marker(key, balance->config->redis_epoch, user_id, request_id)}};
+
+    return gf_redis_command(primary_of(balance, user_id)->redis, get, GF_COUNT(get), on_reply, ctx);
+}
+
+enum gf_class gf_balance_get_wallet(struct gf_balance *balance, int64_t user_id, gf_reply_fn on_reply, void *ctx)
+{
+    char key[GF_KEY_MAX];
+    struct gf_redis_arg get[] = {{"GET", 3}, {key, gf_key_wallet(key, balance->config->redis_epoch, user_id)}};
+
+    return gf_redis_command(primary_of(balance, user_id)->redis, get, GF_COUNT(get), on_reply, ctx);
+}
+
+/* ---- life ---- */
+
+/* Callbacks of calls that could not be sent may gather new ones: until there are none. */
+static void send_gathered(struct primary *primary)
+{
+    while (primary->reserves || primary->loads) {
+        struct reserves *reserves = primary->reserves, *next_reserves;
+        struct loads *loads = primary->loads, *next_loads;
+
+        primary->reserves = primary->last_reserves = NULL;
+        primary->loads = primary->last_loads = NULL;
+        for (; reserves; reserves = next_reserves) {
+            next_reserves = reserves->next;
+            send_reserves(reserves);
         }
-        gf_redis_sync_script(redis, GF_SCRIPT_PUBLISH, arg, call.count + take, call.keys);
-        ids += take;
-        count -= take;
-        calls++;
-        state.ver = GF_PUBLISH_RELEASE; /* the first call carries the balance */
-    } while (count > 0);
-    return calls;
+        for (; loads; loads = next_loads) {
+            next_loads = loads->next;
+            send_loads(loads);
+        }
+    }
 }
 
-/* ---- markers ---- */
-
-static bool take_word(const char **at, const char *end, const char **word_r, size_t *len_r)
+static void on_prepare(uv_prepare_t *prepare)
 {
-    const char *stop;
+    struct gf_balance *balance = prepare->data;
 
-    if (*at >= end)
-        return false;
-    stop = memchr(*at, ' ', (size_t)(end - *at));
-    if (!stop)
-        stop = end;
-    *word_r = *at;
-    *len_r = (size_t)(stop - *at);
-    *at = stop < end ? stop + 1 : end;
-    return *len_r > 0;
+    for (int i = 0; i < balance->count; i++) {
+        send_gathered(&balance->primaries[i]);
+        gf_redis_flush(balance->primaries[i].redis);
+    }
 }
 
-bool gf_marker_parse(const char *text, size_t len, struct gf_marker *marker_r)
+struct gf_balance *gf_balance_create(struct gf_loop *loop, const struct gf_config *config)
 {
-    const char *end = text + len, *word[6];
-    struct gf_marker marker = {0};
-    size_t word_len[6];
+    int count = gf_redis_shards(config);
+    struct gf_balance *balance = gf_xcalloc(1, sizeof(*balance) + (size_t)count * sizeof(balance->primaries[0]));
 
-    for (size_t i = 0; i < GF_COUNT(word); i++)
-        if (!take_word(&text, end, &word[i], &word_len[i]))
+    balance->config = config;
+    balance->count = count;
+    (void)snprintf(balance->marker_ttl, sizeof(balance->marker_ttl), "%lld", (long long)config->ingest_marker_ttl);
+    (void)snprintf(balance->click_ttl, sizeof(balance->click_ttl), "%lld", (long long)config->ingest_double_click);
+    for (int i = 0; i < count; i++) {
+        balance->primaries[i].balance = balance;
+        balance->primaries[i].redis = gf_redis_create_shard(loop, config, i, NULL, NULL);
+    }
+    (void)uv_prepare_init(gf_loop_native(loop), &balance->prepare); /* neither can fail */
+    (void)uv_prepare_start(&balance->prepare, on_prepare);
+    balance->prepare.data = balance;
+    return balance;
+}
+
+bool gf_balance_up(const struct gf_balance *balance, int64_t user_id)
+{
+    return gf_redis_up(balance->primaries[gf_redis_shard(user_id, balance->count)].redis);
+}
+
+bool gf_balance_all_up(const struct gf_balance *balance)
+{
+    for (int i = 0; i < balance->count; i++)
+        if (!gf_redis_up(balance->primaries[i].redis))
             return false;
-    if (text != end || word_len[0] != 1 || (word[0][0] != 'A' && word[0][0] != 'P') || word_len[1] != GF_FP_TEXT ||
-        !gf_num_parse_i64(word[2], word_len[2], 1, GF_ID_MAX, &marker.price) ||
-        !gf_num_parse_i64(word[3], word_len[3], 1, INT32_MAX, &marker.quantity) ||
-        !gf_num_parse_i64(word[4], word_len[4], 0, GF_ID_MAX, &marker.lease_ms))
-        return false;
-    marker.accepted = word[0][0] == 'A';
-    memcpy(marker.fp, word[1], GF_FP_TEXT);
-    *marker_r = marker;
     return true;
 }
 
-/* ---- many wallets in one call ---- */
-
-#define MANY_WALLETS 64
-#define MANY_IDS 512
-
-struct many {
-    struct gf_redis_arg arg[MANY_WALLETS + 2 + 4 * MANY_WALLETS + MANY_IDS];
-    size_t args, wallets, ids;
-    char key[MANY_WALLETS][GF_KEY_MAX];
-    char number[2 + 4 * MANY_WALLETS][NUMBER_MAX];
-    size_t numbers;
-    char text[MANY_IDS][GF_UUID_TEXT + 1];
-    struct gf_redis_arg keys[MANY_WALLETS]; /* keys stand before all other arguments: put together when the call is sent */
-};
-
-static void many_i64(struct many *many, int64_t value)
+static void on_closed(uv_handle_t *handle)
 {
-    char *text = many->number[many->numbers++];
-
-    GF_ASSERT(many->numbers <= GF_COUNT(many->number) && many->args < GF_COUNT(many->arg));
-    many->arg[many->args++] = (struct gf_redis_arg){text, (size_t)(put_i64(text, value) - text)};
+    free(handle->data);
 }
 
-static void many_begin(struct many *many)
+void gf_balance_close(struct gf_balance **balance)
 {
-    many->args = MANY_WALLETS; /* room for the keys */
-    many->wallets = many->ids = many->numbers = 0;
-    many_i64(many, PUBLISHED_FRESH_MS);
-    many_i64(many, WALLET_TTL_MS);
-}
+    if (!balance || !*balance)
+        return;
+    for (int i = 0; i < (*balance)->count; i++) {
+        struct gf_redis *closed = (*balance)->primaries[i].redis; /* callbacks still find it, dead: it is freed by the loop */
 
-static int many_send(struct many *many, struct gf_redis_sync *redis)
-{
-    size_t at = MANY_WALLETS - many->wallets;
-
-    if (many->wallets == 0)
-        return 0;
-    memcpy(&many->arg[at], many->keys, many->wallets * sizeof(many->keys[0]));
-    gf_redis_sync_script(redis, GF_SCRIPT_PUBLISH_MANY, &many->arg[at], many->args - at, many->wallets);
-    many_begin(many);
-    return 1;
-}
-
-static void many_add(struct many *many, int64_t epoch, const struct gf_wallet_state *wallet, const struct gf_uuid *ids,
-                     size_t count)
-{
-    char *key = many->key[many->wallets];
-
-    GF_ASSERT(gf_id_valid(wallet->user_id) && wallet->ver >= GF_PUBLISH_RELEASE && wallet->balance >= 0);
-    GF_ASSERT(many->wallets < MANY_WALLETS && many->ids + count <= MANY_IDS);
-    many->keys[many->wallets++] = (struct gf_redis_arg){key, gf_key_wallet(key, epoch, wallet->user_id)};
-    many_i64(many, wallet->ver);
-    many_i64(many, wallet->balance);
-    many_i64(many, wallet->status);
-    many_i64(many, (int64_t)count);
-    for (size_t i = 0; i < count; i++) {
-        char *text = many->text[many->ids++];
-
-        gf_uuid_format(&ids[i], text);
-        many->arg[many->args++] = (struct gf_redis_arg){text, GF_UUID_TEXT};
+        gf_redis_close(&closed);
+        send_gathered(&(*balance)->primaries[i]);
     }
-}
-
-int gf_balance_publish_many_sync(struct gf_redis_sync *redis, int64_t epoch, const struct gf_publish *items, size_t count)
-{
-    struct many many;
-    int calls = 0;
-
-    many_begin(&many);
-    for (size_t i = 0; i < count; i++) {
-        struct gf_wallet_state state = items[i].wallet;
-        size_t done = 0;
-
-        do { /* a long list of holds becomes several entries; the first carries the balance */
-            size_t take = items[i].count - done < GF_PUBLISH_IDS_MAX ? items[i].count - done : GF_PUBLISH_IDS_MAX;
-
-            if (many.wallets == MANY_WALLETS || many.ids + take > MANY_IDS)
-                calls += many_send(&many, redis);
-            many_add(&many, epoch, &state, items[i].ids + done, take);
-            done += take;
-            state.ver = GF_PUBLISH_RELEASE;
-        } while (done < items[i].count);
-    }
-    return calls + many_send(&many, redis);
+    uv_close((uv_handle_t *)&(*balance)->prepare, on_closed);
+    *balance = NULL;
 }

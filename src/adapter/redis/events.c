@@ -59,6 +59,8 @@ static void on_idle(uv_idle_t *idle)
 {
     struct gf_redis_events *ev = idle->data;
 
+    if (!uv_is_active((uv_handle_t *)idle))
+        return;
     uv_idle_stop(idle);
     if (ev->ac)
         redisAsyncHandleWrite(ev->ac);
@@ -102,6 +104,13 @@ static void cleanup(void *ctx)
     ev->mask = 0;
     uv_close((uv_handle_t *)&ev->poll, on_closed);
     uv_close((uv_handle_t *)&ev->idle, on_closed);
+}
+
+void gf_redis_events_flush(redisAsyncContext *ac)
+{
+    struct gf_redis_events *ev = ac->ev.data;
+
+    on_idle(&ev->idle);
 }
 
 bool gf_redis_events_attach(redisAsyncContext *ac, uv_loop_t *loop)

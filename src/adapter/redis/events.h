@@ -9,4 +9,6 @@
 #include "gf/base.h"
 
 /* Takes over ac->ev; what it allocates dies when hiredis frees `ac`. False: the descriptor cannot be polled. */
+/* Writes now what waits for the end of the turn. */
+void gf_redis_events_flush(redisAsyncContext *ac);
 GF_NODISCARD bool gf_redis_events_attach(redisAsyncContext *ac, uv_loop_t *loop);

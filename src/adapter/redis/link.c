@@ -37,6 +37,7 @@ struct command { /* in flight, in the order of their replies */
 
 struct gf_redis {
     const struct gf_config *config;
+    int shard;
     uv_loop_t *loop;
     redisAsyncContext *ac; /* NULL unless CONNECTING, GREETING or UP */
     struct command *oldest, *newest;
@@ -190,6 +191,12 @@ enum gf_class gf_redis_script(struct gf_redis *redis, enum gf_script script, con
     if (redis->state != UP || redis->in_flight >= IN_FLIGHT_MAX)
         return GF_RETRY;
     return submit(redis, gf_resp_evalsha(redis->sha[script], args, count, key_count), script, on_reply, ctx);
+}
+
+void gf_redis_flush(struct gf_redis *redis)
+{
+    if (redis->state == UP)
+        gf_redis_events_flush(redis->ac);
 }
 
 /* ---- coming up ---- */
@@ -420,12 +427,19 @@ static void on_timer(uv_timer_t *timer)
 
 struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *config, gf_loop_fn on_up, void *ctx)
 {
+    return gf_redis_create_shard(loop, config, 0, on_up, ctx);
+}
+
+struct gf_redis *gf_redis_create_shard(struct gf_loop *loop, const struct gf_config *config, int shard, gf_loop_fn on_up,
+                                       void *ctx)
+{
     struct gf_redis *redis = gf_xcalloc(1, sizeof(*redis));
     int64_t tick_ms = config->redis_timeout / 8;
     struct gf_error error;
     int rc;
 
     redis->config = config;
+    redis->shard = shard;
     redis->loop = gf_loop_native(loop);
     redis->on_up = on_up;
     redis->ctx = ctx;
@@ -434,7 +448,7 @@ struct gf_redis *gf_redis_create(struct gf_loop *loop, const struct gf_config *c
     GF_ASSERT(rc == 0);
     redis->timer.data = redis;
     tick_ms = tick_ms < 10 ? 10 : tick_ms > 100 ? 100 : tick_ms;
-    if (gf_redis_address_parse(config->redis_url, &redis->address, &error) != GF_OK) {
+    if (gf_redis_address_parse(config->redis_url, shard, &redis->address, &error) != GF_OK) {
         gf_log(GF_ERROR, "redis_misconfigured", "reason=\"%s\"",
                error.text); /* stays down: roles report it as not ready */
         return redis;

@@ -89,10 +89,16 @@ static enum gf_class greet(struct gf_redis_sync *redis, const struct gf_config *
 enum gf_class gf_redis_sync_connect(const struct gf_config *config, struct gf_redis_sync **redis_r,
                                     struct gf_error *error_r)
 {
+    return gf_redis_sync_connect_shard(config, 0, redis_r, error_r);
+}
+
+enum gf_class gf_redis_sync_connect_shard(const struct gf_config *config, int shard, struct gf_redis_sync **redis_r,
+                                          struct gf_error *error_r)
+{
     struct timeval timeout = {.tv_sec = config->redis_timeout / 1000, .tv_usec = (config->redis_timeout % 1000) * 1000};
     struct gf_redis_address address;
     struct gf_redis_sync *redis;
-    enum gf_class class = gf_redis_address_parse(config->redis_url, &address, error_r);
+    enum gf_class class = gf_redis_address_parse(config->redis_url, shard, &address, error_r);
 
     if (class != GF_OK)
         return class;

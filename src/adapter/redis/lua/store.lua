@@ -1,0 +1,55 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- LOAD and PUBLISH of many wallets, each for itself: holds are released first and always (F9: a rejected command does not
+-- move the version, yet its hold must go), the balance is taken if it is not older.
+-- KEYS  w*
+-- ARGV  wallet_ttl
+--       fresh_ms i8, then per wallet: 'w', status 1, balance i8, version i8 (-1: release only), count I2, count * id 16
+-- Reply: per wallet 0 not taken, 1 taken, 2 taken in place of something that was no wallet, 3 failed; behind them the text of
+--        the last failure, if there was one.
+local ttl, blob = ARGV[1], ARGV[2]
+local fresh = pack('<i8i8', now + unpack('<i8', blob), now)
+local EMPTY = string.rep('\0', 16) -- h, r, k
+
+local function store(key, at, count)
+  local value, odd = read(key)
+  local version = unpack('<i8', blob, at + 10)
+  if not value then
+    if version < 0 then return '0' end
+    call('SET', key, sub(blob, at, at + 17) .. fresh .. EMPTY, 'PX', ttl)
+    return odd and '2' or '1'
+  end
+  local current, held, from = unpack('<i8', value, 11), unpack('<i8', value, 35), HEAD + 1
+  local released = false
+  for i = 1, count do
+    local id = at + 4 + 16 * i
+    local hold = find_hold(value, sub(blob, id, id + 15), from)
+    if hold then
+      released = true
+      held = held - unpack('<i8', value, hold + 16)
+      if hold == from then -- nearly always: they go in the order in which they came
+        from = from + HOLD
+      else
+        value = sub(value, 1, hold - 1) .. sub(value, hold + HOLD)
+      end
+    end
+  end
+  local taken = version >= current
+  if not taken and not released then return '0' end
+  call('SET', key, (taken and sub(blob, at, at + 17) .. fresh or sub(value, 1, 34)) .. pack('<i8', held) .. sub(value, 43, HEAD) ..
+    sub(value, from), 'PX', ttl)
+  return taken and '1' or '0'
+end
+
+local out, at, failure = {}, 9, ''
+for i = 1, #KEYS do
+  local count = unpack('<I2', blob, at + 18)
+  local ok, said = pcall(store, KEYS[i], at, count)
+  if not ok then
+    failure = type(said) == 'table' and said.err or tostring(said)
+    said = '3'
+  end
+  out[i] = said
+  at = at + 20 + 16 * count
+end
+if sub(failure, 1, 8) == 'READONLY' then return redis.error_reply(failure) end -- for the link: look for the primary
+return table.concat(out) .. failure
