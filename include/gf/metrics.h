@@ -84,6 +84,16 @@
     X(WS_BAD, COUNTER, "giftflow_ws_protocol_errors_total", "", "clients closed for protocol errors")                 \
     X(ROLLUP_ROWS, COUNTER, "giftflow_rollup_trades_total", "", "trades rolled up into host income")                  \
     X(DLQ_FED, COUNTER, "giftflow_dlq_fed_total", "", "dead letters produced to the dlq topic")                       \
+    X(VERIFY_TRADES, COUNTER, "giftflow_verify_checked_total", "what=\"trades\"", "rows that verify --watch has checked") \
+    X(VERIFY_WALLETS, COUNTER, "giftflow_verify_checked_total", "what=\"wallets\"", "rows that verify --watch has checked") \
+    X(VERIFY_CACHED, COUNTER, "giftflow_verify_checked_total", "what=\"cached\"", "rows that verify --watch has checked") \
+    X(VERIFY_DRIFT_MYSQL, COUNTER, "giftflow_verify_drift_total", "where=\"mysql\"", "times that verify --watch found something wrong: an alarm where it is MySQL") \
+    X(VERIFY_DRIFT_REDIS, COUNTER, "giftflow_verify_drift_total", "where=\"redis\"", "times that verify --watch found something wrong: an alarm where it is MySQL") \
+    X(VERIFY_REPAIRED, COUNTER, "giftflow_verify_repaired_total", "", "cached wallets that verify --watch has mended") \
+    X(VERIFY_LEFT, GAUGE, "giftflow_verify_unfollowed_records", "", "records settled that verify --watch had not looked at when its turn began") \
+    X(VERIFY_ROUNDS, COUNTER, "giftflow_verify_full_passes_total", "", "rounds of verify --watch over everything")     \
+    X(VERIFY_FULL_PASS, GAUGE, "giftflow_verify_last_full_pass_timestamp_seconds", "", "when the last round over everything ended") \
+    X(VERIFY_ERRORS, COUNTER, "giftflow_verify_errors_total", "", "turns of verify --watch that could not be made")    \
     X(MYSQL_DOWN, COUNTER, "giftflow_mysql_disconnects_total", "", "connections to MySQL lost or refused")            \
     X(CATALOGUE_RELOADS, COUNTER, "giftflow_catalogue_reloads_total", "", "reloads of the gift catalogue")
 

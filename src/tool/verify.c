@@ -13,7 +13,7 @@
 #include "tool.h"
 #include "verify.h"
 
-#define USAGE "[--json] [--redis=auto|yes|no] [--wait SECONDS]"
+#define USAGE "[--json] [--redis=auto|yes|no] [--wait SECONDS] | --watch [--interval SECONDS] [--rate ROWS] [--redis=auto|no]"
 
 #define VERIFY_NAME(id, name, what) {name, what},
 static const struct {
@@ -26,12 +26,20 @@ void gf_verify_fail(struct verify *verify, enum verify_check check, const char *
     char text[300];
     va_list args;
 
-    if (result->violations++ >= VERIFY_EXAMPLES)
+    if (result->violations++ >= VERIFY_EXAMPLES && verify->on_fail == NULL)
         return;
     va_start(args, fmt);
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
-    result->examples[result->violations - 1] = gf_xstrdup(text);
+    if (verify->on_fail != NULL)
+        verify->on_fail(check, text);
+    else
+        result->examples[result->violations - 1] = gf_xstrdup(text);
+}
+
+const char *gf_verify_check_name(enum verify_check check)
+{
+    return checks[check].name;
 }
 
 int64_t gf_verify_sum(int64_t a, int64_t b)
@@ -170,28 +178,49 @@ static void print_json(const struct verify *verify, double seconds)
 }
 
 struct options {
-    bool json, redis, redis_required;
+    bool json, watch, redis, redis_required;
     int64_t wait_s;
+    struct verify_watch_options watching;
 };
 
+static bool take_number(const char *value, int64_t min, int64_t max, int64_t *number_r)
+{
+    return value != NULL && gf_num_parse_i64(value, strlen(value), min, max, number_r);
+}
+
+static bool take_redis(const char *value, struct options *options)
+{
+    if (value == NULL)
+        return false;
+    options->redis = strcmp(value, "no") != 0;
+    options->redis_required = strcmp(value, "yes") == 0;
+    return !options->redis || options->redis_required || strcmp(value, "auto") == 0;
+}
+
+/* --interval and --rate are --watch's alone. */
 static bool parse_options(int argc, char **argv, struct options *options)
 {
-    for (int i = 1; i < argc; i++) {
+    bool ok = true, watching = false;
+
+    for (int i = 1; i < argc && ok; i++) {
         const char *value;
 
-        if (strcmp(argv[i], "--json") == 0) {
+        if (strcmp(argv[i], "--json") == 0)
             options->json = true;
-        } else if (gf_tool_option(argc, argv, &i, "--redis", &value) && value != NULL) {
-            options->redis = strcmp(value, "no") != 0;
-            options->redis_required = strcmp(value, "yes") == 0;
-            if (options->redis && !options->redis_required && strcmp(value, "auto") != 0)
-                return false;
-        } else if (!gf_tool_option(argc, argv, &i, "--wait", &value) || value == NULL ||
-                   !gf_num_parse_i64(value, strlen(value), 0, 3600, &options->wait_s)) {
-            return false;
-        }
+        else if (strcmp(argv[i], "--watch") == 0)
+            options->watch = true;
+        else if (gf_tool_option(argc, argv, &i, "--interval", &value))
+            ok = watching = take_number(value, 1, 86400, &options->watching.interval_s);
+        else if (gf_tool_option(argc, argv, &i, "--rate", &value))
+            ok = watching = take_number(value, 1, 100000000, &options->watching.rate);
+        else if (gf_tool_option(argc, argv, &i, "--redis", &value))
+            ok = take_redis(value, options);
+        else if (gf_tool_option(argc, argv, &i, "--wait", &value))
+            ok = take_number(value, 0, 3600, &options->wait_s);
+        else
+            ok = false;
     }
-    return true;
+    return ok && (options->watch ? !options->json && !options->redis_required : !watching);
 }
 
 static void skip_redis(struct verify *verify, const char *why)
@@ -202,13 +231,16 @@ static void skip_redis(struct verify *verify, const char *why)
 static int run(const struct gf_config *config, int argc, char **argv)
 {
     static struct verify verify;
-    struct options options = {.redis = true, .wait_s = 5};
+    struct options options = {.redis = true, .wait_s = 5, .watching = {.interval_s = 5, .rate = 10000}};
     int64_t start_ms = gf_clock_mono_ms();
     enum gf_class class;
     int status = 1;
 
     if (!parse_options(argc, argv, &options))
         return gf_tool_usage("verify", USAGE, "does not know one of these arguments");
+    options.watching.redis = options.redis;
+    if (options.watch)
+        return gf_verify_watch(config, &options.watching);
     verify.config = config;
     class = gf_tool_connect(config, options.wait_s * 1000, &verify.sql, &verify.error);
     if (class == GF_OK && options.redis)
@@ -236,6 +268,13 @@ const struct gf_role gf_role_verify = {
     .name = "verify",
     .summary = "prove that the books balance: MySQL, and Redis where it is there",
     .usage = USAGE,
+    .details =
+        "Exit status: 0 the books balance, 3 they do not, 1 it could not be checked, 2 wrong arguments.\n"
+        "\n"
+        "--watch stays beside a live system until SIGTERM: every --interval seconds (5) it follows what was settled since, then goes\n"
+        "on with a slow round over the cached wallets, the wallets and all trades, reading at most --rate rows a second (10000).\n"
+        "Cached wallets that drifted are mended; MySQL never is: what is wrong there is an ERROR line, a metric, and exit status 3.\n"
+        "It serves /healthz, /readyz and /metrics on the operations port.\n",
     .needs_config = true,
     .run = run,
 };

@@ -60,6 +60,24 @@ struct verify_cached { /* one wallet as Redis has it */
     bool holds_wrong; /* they do not add up, or one has outlived its deadline */
 };
 
+/* The last row that was seen of a user; a table of them keeps as many as it has places, the newest of each. */
+#define VERIFY_HEADS (1 << 20)
+struct verify_head {
+    int64_t user_id, off;
+    int32_t log;
+};
+
+/* Some whole batches of one log: what --watch looks at in one snapshot, and where it goes on. */
+struct verify_part {
+    int32_t log;
+    bool known;       /* from and hash are; else it begins with the log's first batch, whatever its offset */
+    int64_t from;     /* where the batches looked at so far end */
+    uint8_t hash[32]; /* of the last of them */
+    struct verify_head *heads;
+    int64_t rows_max; /* about as many offsets at once, one batch at least */
+    int64_t rows, left; /* out: offsets looked at this time, and those still to come */
+};
+
 struct verify_totals {
     int64_t wallets, trades, settled, rejected, duplicates, dead;
     int64_t coins, debit, credit, host, platform;
@@ -76,6 +94,7 @@ struct verify {
     struct verify_cached *cached; /* sorted by user id */
     size_t cached_count, cached_cap;
     char *redis_error; /* why Redis could not be read; NULL: it could */
+    void (*on_fail)(enum verify_check check, const char *text); /* --watch; may be NULL */
     struct gf_error error;
 };
 
@@ -104,4 +123,17 @@ GF_NODISCARD enum gf_class gf_verify_logs(struct verify *verify);
 GF_NODISCARD enum gf_class gf_verify_wallets(struct verify *verify);
 GF_NODISCARD enum gf_class gf_verify_credits(struct verify *verify);
 GF_NODISCARD enum gf_class gf_verify_accounts(struct verify *verify);
+void gf_verify_free_catalogue(struct verify *verify);
 void gf_verify_free(struct verify *verify);
+
+/* In the snapshot that the caller has taken; verify->catalogue is of it or a later one. */
+GF_NODISCARD enum gf_class gf_verify_part(struct verify *verify, struct verify_part *part);
+const char *gf_verify_check_name(enum verify_check check);
+
+/* `verify --watch`: until SIGTERM; returns the exit status. */
+struct verify_watch_options {
+    bool redis;
+    int64_t interval_s;
+    int64_t rate; /* rows a second, at most */
+};
+int gf_verify_watch(const struct gf_config *config, const struct verify_watch_options *options);

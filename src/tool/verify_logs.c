@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* verify's pass over the logs: one scan of `trade` per log in offset order, beside the log's batches, dead letters and income,
- * which fit in memory. Logs are taken by number: a wallet lives in one log at a time and a new log starts after the old one
+ * which fit in memory; or over a part of one, for --watch, where each row is held against the one that it follows instead of
+ * against sums kept of everybody. Logs are taken by number: a wallet lives in one log at a time and a new log starts after the old one
  * was drained or closed, so this is the order in which each wallet's trades were settled. A log may begin at any offset (that
  * of the first record that Kafka had when the log was opened): its first batch says where, and the hash chain that it is the
  * first. */
@@ -9,8 +10,11 @@
 #include <string.h>
 
 #include "gf/crypto.h"
+#include "gf/hash.h"
 #include "gf/num.h"
 #include "verify.h"
+
+#define PART_BATCHES 256
 
 struct batch {
     int64_t first, next;
@@ -30,6 +34,8 @@ struct progress {
 struct pass {
     struct verify *verify;
     const struct progress *log;
+    struct verify_part *part; /* NULL: the whole log */
+    int64_t from, to;         /* the offsets looked at are [from, to) */
     struct batch *batches;
     size_t batch_count, batch_cap;
     int64_t *dead; /* offsets of dead letters, rising */
@@ -47,8 +53,9 @@ static enum gf_class read_batches(struct pass *pass)
     struct gf_sql_result *result;
     enum gf_class class = gf_verify_stream(pass->verify, &result,
                                            "SELECT first_offset, next_offset, settled, rejected, duplicate, dead, debit, credit, "
-                                           "host, platform, hash FROM batch WHERE log = %" PRId32 " ORDER BY next_offset",
-                                           pass->log->log);
+                                           "host, platform, hash FROM batch WHERE log = %" PRId32 " AND next_offset > %" PRId64
+                                           " ORDER BY next_offset LIMIT %" PRId64, pass->log->log, pass->from,
+                                           pass->part != NULL ? (int64_t)PART_BATCHES : INT64_MAX);
 
     if (class != GF_OK)
         return class;
@@ -73,8 +80,9 @@ static enum gf_class read_batches(struct pass *pass)
 static enum gf_class read_dead(struct pass *pass)
 {
     struct gf_sql_result *result;
-    enum gf_class class = gf_verify_stream(pass->verify, &result, "SELECT off FROM dead_letter WHERE log = %" PRId32 " ORDER BY off",
-                                           pass->log->log);
+    enum gf_class class = gf_verify_stream(pass->verify, &result, "SELECT off FROM dead_letter WHERE log = %" PRId32
+                                           " AND off >= %" PRId64 " AND off < %" PRId64 " ORDER BY off", pass->log->log, pass->from,
+                                           pass->to);
 
     if (class != GF_OK)
         return class;
@@ -171,7 +179,10 @@ static void begin_batch(struct pass *pass)
 
     memset(&pass->sum, 0, sizeof(pass->sum));
     gf_sha256_begin(pass->sha);
-    gf_sha256_add(pass->sha, pass->at > 0 ? pass->batches[pass->at - 1].hash : zero, 32);
+    if (pass->at > 0)
+        gf_sha256_add(pass->sha, pass->batches[pass->at - 1].hash, 32);
+    else
+        gf_sha256_add(pass->sha, pass->part != NULL ? pass->part->hash : zero, 32);
 }
 
 /* The rows of the batch at hand have all been seen. */
@@ -313,16 +324,59 @@ static void tally_income(struct pass *pass, const struct gf_trade *trade)
     receiver->trade_host = gf_verify_sum(receiver->trade_host, trade->host_coins);
 }
 
-static void tally_settled(struct pass *pass, const struct gf_trade *trade)
+/* The columns behind the trade's own, of the row that it names as its wallet's previous one. */
+enum { PREVIOUS_USER = 21, PREVIOUS_OUTCOME, PREVIOUS_SEQ, PREVIOUS_BALANCE };
+
+/* What a user's last row of this log was, as far as the table of heads still knows: two rows must not follow the same one. */
+static void check_head(struct pass *pass, const struct gf_trade *trade)
+{
+    struct verify_head *head = &pass->part->heads[gf_hash_u64((uint64_t)trade->user_id) % VERIFY_HEADS];
+    int32_t log = pass->log->log;
+
+    if (head->user_id == trade->user_id && head->log == log && trade->prev_log == log && trade->prev_off != head->off)
+        gf_verify_fail(pass->verify, VERIFY_STATEMENT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " follows %" PRId32 ":%" PRId64
+                       ", the row before it is %" PRId32 ":%" PRId64, log, trade->off, trade->user_id, trade->prev_log,
+                       trade->prev_off, log, head->off);
+    *head = (struct verify_head){trade->user_id, trade->off, log};
+}
+
+/* By induction over the rows of a wallet, balance_after of its last one is the sum of them all. */
+static void check_previous(struct pass *pass, const struct gf_trade *trade, const struct gf_sql_result *row)
+{
+    bool first = trade->prev_off < 0, is_there = !gf_sql_is_null(row, PREVIOUS_USER);
+    int64_t before = first ? 0 : gf_sql_i64(row, PREVIOUS_BALANCE);
+    struct verify *verify = pass->verify;
+    int32_t log = pass->log->log;
+
+    verify->results[VERIFY_STATEMENT].checked++;
+    check_head(pass, trade);
+    if (!first && (!is_there || gf_sql_i64(row, PREVIOUS_USER) != trade->user_id || gf_sql_i64(row, PREVIOUS_OUTCOME) != GF_OUTCOME_SETTLED)) {
+        gf_verify_fail(verify, VERIFY_STATEMENT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " follows %" PRId32 ":%" PRId64
+                       ", which is no settled row of that user", log, trade->off, trade->user_id, trade->prev_log, trade->prev_off);
+        return;
+    }
+    if (!first && trade->seq <= gf_sql_i64(row, PREVIOUS_SEQ))
+        gf_verify_fail(verify, VERIFY_STATEMENT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " has seq %" PRId64 " after %" PRId64, log,
+                       trade->off, trade->user_id, trade->seq, gf_sql_i64(row, PREVIOUS_SEQ));
+    if (trade->balance_after != gf_verify_sum(before, trade->amount))
+        gf_verify_fail(verify, VERIFY_STATEMENT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " moves %" PRId64 " from %" PRId64
+                       ", but says balance_after %" PRId64, log, trade->off, trade->user_id, trade->amount, before, trade->balance_after);
+}
+
+static void tally_settled(struct pass *pass, const struct gf_trade *trade, const struct gf_sql_result *row)
 {
     pass->sum.settled++;
     pass->verify->totals.settled++;
-    check_statement(pass, trade);
+    if (pass->part != NULL)
+        check_previous(pass, trade, row);
+    else
+        check_statement(pass, trade);
     if (trade->kind == GF_KIND_GIFT) {
         pass->sum.debit = gf_verify_sum(pass->sum.debit, -trade->amount);
         pass->sum.host = gf_verify_sum(pass->sum.host, trade->host_coins);
         check_gift(pass, trade);
-        tally_income(pass, trade);
+        if (pass->part == NULL)
+            tally_income(pass, trade);
         return;
     }
     pass->sum.credit = gf_verify_sum(pass->sum.credit, trade->amount);
@@ -338,7 +392,7 @@ static bool is_dead(struct pass *pass, const struct gf_trade *trade)
     return pass->dead_at < pass->dead_count && pass->dead[pass->dead_at] == trade->off;
 }
 
-static void check_trade(struct pass *pass, const struct gf_trade *trade)
+static void check_trade(struct pass *pass, const struct gf_trade *trade, const struct gf_sql_result *row)
 {
     struct verify *verify = pass->verify;
     uint8_t bytes[GF_TRADE_BYTES];
@@ -361,29 +415,42 @@ static void check_trade(struct pass *pass, const struct gf_trade *trade)
         gf_verify_fail(verify, VERIFY_OUTCOME, "trade %" PRId32 ":%" PRId64 " is of a dead letter, but its outcome is %d", pass->log->log,
                        trade->off, (int)trade->outcome);
     if (trade->outcome == GF_OUTCOME_SETTLED) {
-        tally_settled(pass, trade);
+        tally_settled(pass, trade, row);
     } else if (!dead) {
         pass->sum.rejected++;
         verify->totals.rejected++;
     }
 }
 
+/* The trade's columns, as read_trade takes them. */
+#define TRADE                                                                                                                \
+    "t.off, t.user_id, t.request_id, t.kind, t.outcome, t.amount, t.debt_delta, t.seq, t.balance_after, t.prev_log, t.prev_off, " \
+    "t.gift_id, t.gift_type, t.quantity, t.price, t.receiver_id, t.room_id, t.host_coins, t.ref, t.fp, t.ts_ms"
+
+static enum gf_class open_trades(struct pass *pass, struct gf_sql_result **result_r)
+{
+    if (pass->part == NULL)
+        return gf_verify_stream(pass->verify, result_r, "SELECT " TRADE " FROM trade t WHERE t.log = %" PRId32 " ORDER BY t.off",
+                                pass->log->log);
+    return gf_verify_stream(pass->verify, result_r,
+                            "SELECT " TRADE ", p.user_id, p.outcome, p.seq, p.balance_after FROM trade t LEFT JOIN trade p "
+                            "ON p.log = t.prev_log AND p.off = t.prev_off AND t.outcome = 0 WHERE t.log = %" PRId32
+                            " AND t.off >= %" PRId64 " AND t.off < %" PRId64 " ORDER BY t.off",
+                            pass->log->log, pass->from, pass->to);
+}
+
 static enum gf_class scan_trades(struct pass *pass)
 {
     struct gf_sql_result *result;
     struct gf_trade trade;
-    enum gf_class class = gf_verify_stream(
-        pass->verify, &result,
-        "SELECT off, user_id, request_id, kind, outcome, amount, debt_delta, seq, balance_after, prev_log, prev_off, gift_id, "
-        "gift_type, quantity, price, receiver_id, room_id, host_coins, ref, fp, ts_ms FROM trade WHERE log = %" PRId32 " ORDER BY off",
-        pass->log->log);
+    enum gf_class class = open_trades(pass, &result);
 
     if (class != GF_OK)
         return class;
     begin_batch(pass);
     while (gf_sql_next(result)) {
         read_trade(result, &trade);
-        check_trade(pass, &trade);
+        check_trade(pass, &trade, result);
     }
     while (pass->at < pass->batch_count)
         finish_batch(pass);
@@ -410,7 +477,7 @@ static void close_receiver(void *ctx, struct gf_map_node *node)
 
 static enum gf_class check_log(struct verify *verify, const struct progress *log)
 {
-    struct pass pass = {.verify = verify, .log = log, .sha = gf_sha256_create()};
+    struct pass pass = {.verify = verify, .log = log, .from = -1, .to = INT64_MAX, .sha = gf_sha256_create()};
     int64_t expected_first;
     enum gf_class class = read_batches(&pass);
 
@@ -462,5 +529,108 @@ enum gf_class gf_verify_logs(struct verify *verify)
     for (size_t i = 0; i < count && class == GF_OK; i++)
         class = check_log(verify, &logs[i]);
     free(logs);
+    return class;
+}
+
+/* -- a part of a log */
+
+/* As many whole batches as have about part->rows_max offsets, one at least; it ends where they end. */
+static void cut_part(struct pass *pass)
+{
+    struct verify_part *part = pass->part;
+    size_t count = 0;
+
+    if (pass->batch_count == 0)
+        return;
+    if (!part->known)
+        pass->from = pass->batches[0].first;
+    while (count < pass->batch_count && (count == 0 || pass->batches[count].next - pass->from <= part->rows_max))
+        count++;
+    pass->batch_count = count;
+    pass->to = pass->batches[count - 1].next;
+}
+
+/* Where the log stands now against where the part ends. A log that went back was put back from an older copy. */
+static void check_end(struct pass *pass)
+{
+    const struct progress *log = pass->log;
+    struct verify *verify = pass->verify;
+    const uint8_t *head = pass->batch_count > 0 ? pass->batches[pass->batch_count - 1].hash : pass->part->hash;
+
+    if (pass->to > log->next_offset || (pass->batch_count == 0 && pass->to < log->next_offset && pass->part->known))
+        gf_verify_fail(verify, VERIFY_OFFSETS, "log %" PRId32 ": next_offset is %" PRId64 ", the last batch ends at %" PRId64, log->log,
+                       log->next_offset, pass->to);
+    else if (pass->to == log->next_offset && log->has_hash && memcmp(head, log->last_hash, 32) != 0)
+        gf_verify_fail(verify, VERIFY_HASH_CHAIN, "log %" PRId32 ": progress.last_hash is not the last batch's hash", log->log);
+}
+
+static void leave_part(struct pass *pass)
+{
+    struct verify_part *part = pass->part;
+
+    part->rows = 0;
+    part->left = pass->log->next_offset - pass->to;
+    if (pass->batch_count > 0) {
+        part->rows = pass->to - pass->from;
+        part->known = true;
+        part->from = pass->to;
+        memcpy(part->hash, pass->batches[pass->batch_count - 1].hash, sizeof(part->hash));
+    } else if (part->known && part->left != 0) { /* told; go on from where the log says it is */
+        part->from = pass->log->next_offset;
+        memcpy(part->hash, pass->log->last_hash, sizeof(part->hash));
+    }
+    if (pass->batch_count == 0)
+        part->left = 0;
+}
+
+static enum gf_class read_progress(struct verify *verify, struct progress *log)
+{
+    struct gf_sql_result *result;
+    size_t len;
+    enum gf_class class = gf_sql_queryf(verify->sql, &result, &verify->error,
+                                        "SELECT next_offset, last_hash FROM progress WHERE log = %" PRId32, log->log);
+
+    if (class != GF_OK)
+        return class;
+    if (gf_sql_next(result)) {
+        log->next_offset = gf_sql_i64(result, 0);
+        log->has_hash = !gf_sql_is_null(result, 1);
+        if (log->has_hash)
+            memcpy(log->last_hash, gf_sql_bytes(result, 1, &len), sizeof(log->last_hash));
+    }
+    gf_sql_result_free(&result);
+    return GF_OK;
+}
+
+enum gf_class gf_verify_part(struct verify *verify, struct verify_part *part)
+{
+    struct progress log = {.log = part->log};
+    struct pass pass = {.verify = verify, .log = &log, .part = part, .from = part->known ? part->from : -1, .sha = gf_sha256_create()};
+    int64_t expected_first;
+    enum gf_class class = read_progress(verify, &log);
+
+    pass.to = pass.from;
+    if (class == GF_OK)
+        class = read_batches(&pass);
+    if (class != GF_OK)
+        goto out;
+    cut_part(&pass);
+    expected_first = pass.from;
+    for (size_t i = 0; i < pass.batch_count; i++) {
+        check_batch_row(&pass, &pass.batches[i], expected_first);
+        expected_first = pass.batches[i].next;
+    }
+    if (pass.batch_count > 0)
+        class = read_dead(&pass);
+    if (class == GF_OK && pass.batch_count > 0)
+        class = scan_trades(&pass);
+    if (class != GF_OK)
+        goto out;
+    check_end(&pass);
+    leave_part(&pass);
+out:
+    gf_sha256_destroy(&pass.sha);
+    free(pass.batches);
+    free(pass.dead);
     return class;
 }

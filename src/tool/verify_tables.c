@@ -236,19 +236,25 @@ static void free_receiver(void *ctx, struct gf_map_node *node)
     free(GF_CONTAINER(node, struct verify_receiver, node));
 }
 
-void gf_verify_free(struct verify *verify)
+void gf_verify_free_catalogue(struct verify *verify)
 {
     union { /* built here, handed out as const */
         const void *in;
         void *out;
     } gifts = {.in = verify->catalogue.gifts}, prices = {.in = verify->catalogue.gift_count > 0 ? verify->catalogue.gifts[0].prices : NULL};
 
+    free(prices.out);
+    free(gifts.out);
+    memset(&verify->catalogue, 0, sizeof(verify->catalogue));
+}
+
+void gf_verify_free(struct verify *verify)
+{
     gf_map_each(&verify->users, free_user, NULL);
     gf_map_each(&verify->receivers, free_receiver, NULL);
     gf_map_free(&verify->users);
     gf_map_free(&verify->receivers);
-    free(prices.out);
-    free(gifts.out);
+    gf_verify_free_catalogue(verify);
     free(verify->cached);
     free(verify->redis_error);
     for (size_t i = 0; i < VERIFY_COUNT; i++)

@@ -17,7 +17,7 @@ REPLAYED, DROPPED = 2, 3
 @pytest.fixture(scope="module")
 def post():
     """ingest for its admin API, settle, sweep; and a catalogue."""
-    stack = Stack(roles={"router": 0, "gateway": 0}, partitions=4, settings={"sweep.dlq": "50ms"})
+    stack = Stack(roles={"router": 0, "gateway": 0}, partitions=4, settings={"sweep.dlq": "50ms", "kafka.message_timeout": "3s"})
     try:
         stack.up()
         now = int(time.time() * 1000)

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* verify --watch's look at Redis. Redis is read before MySQL, so it can never rightly be ahead; it may well be behind, while a
+ * publish is on its way. What looks wrong is looked at again, both sides, after five seconds; what is wrong then is mended by the
+ * calls that everybody uses: PUBLISH, which takes a version only if it is not older, or DEL, after which the next request loads
+ * the wallet. Either may meet a publish at any moment without harm, and Redis's "yes" is judged again by settlement anyway.
+ * Failures: Redis away is logged and tried again with the next page; it is no failure of the watch. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gf/balance.h"
+#include "gf/clock.h"
+#include "gf/log.h"
+#include "gf/metrics.h"
+#include "verify_watch.h"
+
+struct truth { /* a row of `wallet` */
+    int64_t user_id, ver, balance, status;
+};
+
+enum drift { DRIFT_NONE, DRIFT_BEHIND, DRIFT_OTHER, DRIFT_AHEAD, DRIFT_NO_WALLET, DRIFT_HOLDS };
+
+static const char *const drift_texts[] = {"none",      "behind MySQL for more than five seconds", "another balance or status at the same version",
+                                          "ahead of MySQL", "has no wallet in MySQL",             "its holds do not add up, or outlive their deadline"};
+
+static enum drift judge(const struct verify_cached *cached, const struct truth *truth)
+{
+    if (cached->holds_wrong)
+        return DRIFT_HOLDS;
+    if (!cached->loaded)
+        return DRIFT_NONE;
+    if (truth == NULL)
+        return cached->ver > 0 ? DRIFT_NO_WALLET : DRIFT_NONE; /* 0: known not to exist */
+    if (cached->ver > truth->ver)
+        return DRIFT_AHEAD;
+    if (cached->ver < truth->ver)
+        return DRIFT_BEHIND;
+    return cached->balance != truth->balance || cached->status != truth->status ? DRIFT_OTHER : DRIFT_NONE;
+}
+
+static int by_user(const void *a, const void *b)
+{
+    const struct truth *x = a, *y = b;
+
+    return (x->user_id > y->user_id) - (x->user_id < y->user_id);
+}
+
+/* The wallets of verify->cached, sorted by user as those are. Free *truths_r after GF_OK. */
+static enum gf_class read_truth(struct watch *watch, struct truth **truths_r, size_t *count_r)
+{
+    struct verify *verify = &watch->verify;
+    struct gf_sql_result *result;
+    struct gf_buf text;
+    enum gf_class class;
+
+    gf_buf_init(&text, 256 + verify->cached_count * 24);
+    gf_buf_adds(&text, "SELECT user_id, ver, balance, status FROM wallet WHERE user_id IN (");
+    for (size_t i = 0; i < verify->cached_count; i++) {
+        gf_buf_adds(&text, i > 0 ? "," : "");
+        gf_buf_add_i64(&text, verify->cached[i].user_id);
+    }
+    gf_buf_adds(&text, ") ORDER BY user_id");
+    GF_ASSERT(gf_buf_ok(&text));
+    class = gf_sql_query(verify->sql, text.data, text.len, &result, &verify->error);
+    gf_buf_free(&text);
+    if (class != GF_OK)
+        return class;
+    *truths_r = gf_xcalloc((size_t)gf_sql_result_count(result) + 1, sizeof((*truths_r)[0]));
+    for (*count_r = 0; gf_sql_next(result); (*count_r)++)
+        (*truths_r)[*count_r] = (struct truth){gf_sql_i64(result, 0), gf_sql_i64(result, 1), gf_sql_i64(result, 2), gf_sql_i64(result, 3)};
+    gf_sql_result_free(&result);
+    return GF_OK;
+}
+
+static bool connected(struct watch *watch)
+{
+    struct watch_redis *redis = &watch->redis;
+
+    if (redis->scan != NULL)
+        return true;
+    redis->walking = false;
+    if (gf_verify_scan_open(&watch->verify, &redis->scan) == GF_OK)
+        return true;
+    gf_log(GF_WARN, "redis_not_checked", "error=\"%s\"", watch->verify.error.text);
+    return false;
+}
+
+static void lose(struct watch *watch)
+{
+    gf_log(GF_WARN, "redis_not_checked", "error=\"%s\"", watch->verify.error.text);
+    watch_redis_close(watch);
+}
+
+void watch_redis_close(struct watch *watch)
+{
+    gf_verify_scan_close(&watch->redis.scan);
+    watch->redis.walking = false;
+}
+
+/* ---- a page ---- */
+
+static void suspect(struct watch *watch, int64_t user_id, int64_t ver)
+{
+    struct watch_redis *redis = &watch->redis;
+
+    if (redis->count == WATCH_SUSPECTS)
+        return; /* the next round finds it again */
+    redis->suspects[(redis->first + redis->count++) % WATCH_SUSPECTS] =
+        (struct watch_suspect){user_id, ver, gf_clock_mono_ms() + WATCH_GRACE_MS};
+}
+
+enum gf_class watch_redis_page(struct watch *watch, bool *done_r)
+{
+    struct verify *verify = &watch->verify;
+    struct truth *truths = NULL;
+    size_t count = 0;
+    enum gf_class class;
+
+    verify->cached_count = 0;
+    *done_r = true;
+    if (!watch->options->redis || !connected(watch))
+        return GF_OK;
+    if (gf_verify_scan_page(watch->redis.scan, &watch->redis.walking) != GF_OK) {
+        lose(watch);
+        return GF_OK;
+    }
+    gf_verify_sort_cached(verify);
+    *done_r = !watch->redis.walking;
+    watch_pace(watch, (int64_t)verify->cached_count);
+    if (verify->cached_count == 0)
+        return GF_OK;
+    class = read_truth(watch, &truths, &count);
+    for (size_t i = 0; class == GF_OK && i < verify->cached_count; i++) {
+        const struct verify_cached *cached = &verify->cached[i];
+        const struct truth *truth = bsearch(&(struct truth){.user_id = cached->user_id}, truths, count, sizeof(*truth), by_user);
+
+        if (judge(cached, truth) != DRIFT_NONE)
+            suspect(watch, cached->user_id, truth != NULL ? truth->ver : 0);
+    }
+    gf_metric_add(GF_M_VERIFY_CACHED, (int64_t)verify->cached_count);
+    free(truths);
+    return class;
+}
+
+/* ---- suspects ---- */
+
+/* False: Redis did not take it. Whether it has changed the wallet does not matter: then somebody newer has. */
+static bool mend(struct watch *watch, const struct truth *truth, int64_t user_id, enum drift drift)
+{
+    struct gf_redis_sync *link = gf_verify_scan_link(watch->redis.scan);
+    int64_t epoch = watch->verify.config->redis_epoch;
+    struct gf_reply *reply = NULL;
+    char key[GF_KEY_MAX];
+    bool ok;
+
+    if (drift == DRIFT_BEHIND || drift == DRIFT_OTHER) {
+        const struct gf_wallet_state wallet = {truth->user_id, truth->ver, truth->balance, (int)truth->status};
+        int calls = gf_balance_publish_many_sync(link, epoch, &(struct gf_publish){.wallet = wallet}, 1);
+
+        GF_ASSERT(calls == 1);
+    } else {
+        const struct gf_redis_arg del[] = {{"DEL", 3}, {key, gf_key_wallet(key, epoch, user_id)}};
+
+        gf_redis_sync_command(link, del, GF_COUNT(del));
+    }
+    if (gf_redis_sync_reply(link, &reply, &watch->verify.error) != GF_OK)
+        return false;
+    ok = gf_reply_type(reply) != GF_REPLY_ERROR;
+    gf_reply_free(&reply);
+    return ok;
+}
+
+/* The second look. A wallet that is behind may have been published meanwhile and be behind again, rightly. */
+static bool is_drift(const struct watch_suspect *first, const struct verify_cached *cached, enum drift drift)
+{
+    return drift != DRIFT_NONE && (drift != DRIFT_BEHIND || cached->ver < first->ver);
+}
+
+/* False: Redis is lost. */
+static bool look_again(struct watch *watch, const struct watch_suspect *first, const struct truth *truths, size_t count)
+{
+    struct verify *verify = &watch->verify;
+    const struct verify_cached *cached = NULL;
+    const struct truth *truth = bsearch(&(struct truth){.user_id = first->user_id}, truths, count, sizeof(*truth), by_user);
+    enum drift drift;
+
+    for (size_t i = 0; i < verify->cached_count && cached == NULL; i++)
+        if (verify->cached[i].user_id == first->user_id)
+            cached = &verify->cached[i];
+    if (cached == NULL)
+        return true; /* expired meanwhile */
+    drift = judge(cached, truth);
+    if (!is_drift(first, cached, drift))
+        return true;
+    gf_metric_add(GF_M_VERIFY_DRIFT_REDIS, 1);
+    gf_log(GF_WARN, "redis_drift_found", "user_id=%" PRId64 " what=\"%s\" cached_ver=%" PRId64 " ver=%" PRId64 " cached_balance=%" PRId64
+           " balance=%" PRId64, first->user_id, drift_texts[drift], cached->ver, truth != NULL ? truth->ver : 0, cached->balance,
+           truth != NULL ? truth->balance : 0);
+    if (!mend(watch, truth, first->user_id, drift))
+        return false;
+    gf_metric_add(GF_M_VERIFY_REPAIRED, 1);
+    return true;
+}
+
+enum gf_class watch_redis_suspects(struct watch *watch)
+{
+    struct watch_redis *redis = &watch->redis;
+    struct verify *verify = &watch->verify;
+    int64_t users[WATCH_SUSPECTS], now_ms = gf_clock_mono_ms();
+    struct truth *truths = NULL;
+    size_t due = 0, count = 0;
+    enum gf_class class;
+
+    while (due < redis->count && redis->suspects[(redis->first + due) % WATCH_SUSPECTS].due_ms <= now_ms) {
+        users[due] = redis->suspects[(redis->first + due) % WATCH_SUSPECTS].user_id;
+        due++;
+    }
+    if (due == 0 || !connected(watch))
+        return GF_OK;
+    watch_pace(watch, (int64_t)due);
+    verify->cached_count = 0;
+    if (gf_verify_scan_users(redis->scan, users, due) != GF_OK) {
+        lose(watch);
+        return GF_OK;
+    }
+    gf_verify_sort_cached(verify);
+    class = verify->cached_count > 0 ? read_truth(watch, &truths, &count) : GF_OK;
+    for (; class == GF_OK && due > 0; due--) {
+        if (!look_again(watch, &redis->suspects[redis->first], truths, count)) {
+            lose(watch);
+            break;
+        }
+        redis->first = (redis->first + 1) % WATCH_SUSPECTS;
+        redis->count--;
+    }
+    free(truths);
+    return class;
+}
