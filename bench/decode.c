@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records per second of the command decoder, beside jansson reading the same records into the same fields, on one core.
+/* Records per second of processor time of the command decoder, beside jansson reading the same records into the same fields, on one core.
  * `giftflow-bench-decode [--json] [SECONDS]`. Rounds of both alternate, so that a noisy neighbour hits both. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "gf/clock.h"
 #include "gf/command.h"
@@ -79,16 +80,25 @@ static int64_t theirs(void)
     return sum;
 }
 
+/* Processor time: what else the machine does is not the decoder's. */
+static int64_t cpu_us(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
 static double per_second(int64_t (*round_fn)(void), int64_t want, int64_t *us_r, int64_t *records_r)
 {
-    int64_t began = gf_clock_mono_us();
+    int64_t began = cpu_us();
 
     for (int i = 0; i < ROUNDS_PER_LOOK; i++) {
         int64_t sum = round_fn();
 
         GF_ASSERT(sum == want); /* both read the same values */
     }
-    *us_r += gf_clock_mono_us() - began;
+    *us_r += cpu_us() - began;
     *records_r += ROUNDS_PER_LOOK * RECORDS;
     return (double)*records_r * 1e6 / (double)(*us_r > 0 ? *us_r : 1);
 }

@@ -6,43 +6,32 @@
 
 #include "gf/clock.h"
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
+#define HEX 0x10u
+
+/* HEX and the value of a hexadecimal digit, 0 for other characters; a table because every command's id goes through it. */
+static const uint8_t hex_values[256] = {
+    ['0'] = HEX | 0, ['1'] = HEX | 1, ['2'] = HEX | 2, ['3'] = HEX | 3, ['4'] = HEX | 4, ['5'] = HEX | 5,
+    ['6'] = HEX | 6, ['7'] = HEX | 7, ['8'] = HEX | 8, ['9'] = HEX | 9,
+    ['a'] = HEX | 10, ['b'] = HEX | 11, ['c'] = HEX | 12, ['d'] = HEX | 13, ['e'] = HEX | 14, ['f'] = HEX | 15,
+    ['A'] = HEX | 10, ['B'] = HEX | 11, ['C'] = HEX | 12, ['D'] = HEX | 13, ['E'] = HEX | 14, ['F'] = HEX | 15,
+};
 
 bool gf_uuid_parse(const char *text, size_t len, struct gf_uuid *id_r)
 {
+    static const uint8_t places[] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
+    unsigned all = HEX, any = 0;
     struct gf_uuid id;
-    uint8_t any = 0;
-    size_t out = 0;
 
-    if (len != GF_UUID_TEXT)
+    if (len != GF_UUID_TEXT || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-')
         return false;
-    for (size_t i = 0; i < len;) {
-        int high, low;
+    for (size_t i = 0; i < sizeof(id.b); i++) {
+        unsigned high = hex_values[(unsigned char)text[places[i]]], low = hex_values[(unsigned char)text[places[i] + 1]];
 
-        if (i == 8 || i == 13 || i == 18 || i == 23) {
-            if (text[i++] != '-')
-                return false;
-            continue;
-        }
-        high = hex_value(text[i]);
-        low = hex_value(text[i + 1]);
-        if (high < 0 || low < 0)
-            return false;
-        id.b[out] = (uint8_t)(high << 4 | low);
-        any |= id.b[out++];
-        i += 2;
+        all &= high & low & HEX;
+        id.b[i] = (uint8_t)((high << 4 | (low & 15)) & 0xff);
+        any |= id.b[i];
     }
-    GF_ASSERT(out == sizeof(id.b));
-    if (any == 0)
+    if (all != HEX || any == 0) /* something is no digit; the nil UUID */
         return false;
     *id_r = id;
     return true;
