@@ -147,13 +147,14 @@ enum gf_class watch_redis_page(struct watch *watch, bool *done_r)
 /* False: Redis did not take it. Whether it has changed the wallet does not matter: then somebody newer has. */
 static bool mend(struct watch *watch, const struct truth *truth, int64_t user_id, enum drift drift)
 {
-    struct gf_redis_sync *link = gf_verify_scan_link(watch->redis.scan);
+    struct gf_redis_sync *link = gf_verify_scan_link(watch->redis.scan, user_id);
     int64_t epoch = watch->verify.config->redis_epoch;
+    bool publish = drift == DRIFT_BEHIND || drift == DRIFT_OTHER, ok;
+    struct gf_published published = {0};
     struct gf_reply *reply = NULL;
     char key[GF_KEY_MAX];
-    bool ok;
 
-    if (drift == DRIFT_BEHIND || drift == DRIFT_OTHER) {
+    if (publish) {
         const struct gf_wallet_state wallet = {truth->user_id, truth->ver, truth->balance, (int)truth->status};
         int calls = gf_balance_publish_many_sync(link, epoch, &(struct gf_publish){.wallet = wallet}, 1);
 
@@ -165,7 +166,7 @@ static bool mend(struct watch *watch, const struct truth *truth, int64_t user_id
     }
     if (gf_redis_sync_reply(link, &reply, &watch->verify.error) != GF_OK)
         return false;
-    ok = gf_reply_type(reply) != GF_REPLY_ERROR;
+    ok = publish ? gf_balance_published(reply, &published) && published.failed == 0 : gf_reply_type(reply) == GF_REPLY_INT;
     gf_reply_free(&reply);
     return ok;
 }
