@@ -33,7 +33,10 @@
     X(COMMANDS_DUPLICATE, COUNTER, "giftflow_commands_total", "outcome=\"duplicate\"", "consumed commands by outcome") \
     X(COMMANDS_DEAD, COUNTER, "giftflow_commands_total", "outcome=\"dead\"", "consumed commands by outcome")           \
     X(BATCHES, COUNTER, "giftflow_batches_total", "", "settlement transactions committed")                            \
-    X(SETTLE_RETRIES, COUNTER, "giftflow_settle_retries_total", "", "settlement transactions rolled back and retried") \
+    X(SETTLE_RETRY, COUNTER, "giftflow_settle_retries_total", "class=\"retry\"", "settlement transactions that failed, by class of the error") \
+    X(SETTLE_RETRY_UNCERTAIN, COUNTER, "giftflow_settle_retries_total", "class=\"uncertain\"", "settlement transactions that failed, by class of the error") \
+    X(SETTLE_RETRY_REJECT, COUNTER, "giftflow_settle_retries_total", "class=\"reject\"", "settlement transactions that failed, by class of the error") \
+    X(SETTLE_RETRY_FATAL, COUNTER, "giftflow_settle_retries_total", "class=\"fatal\"", "settlement transactions that failed, by class of the error") \
     X(SETTLE_UNCERTAIN, COUNTER, "giftflow_settle_uncertain_commits_total", "", "COMMITs whose answer was lost and looked up") \
     X(SETTLE_FENCED, COUNTER, "giftflow_settle_fenced_total", "", "batches dropped because another process took over") \
     X(SETTLE_PARTITIONS, GAUGE, "giftflow_settle_partitions", "", "partitions owned")                                 \

@@ -82,4 +82,6 @@ GF_NODISCARD enum gf_class gf_sql_commit_send(struct gf_sql *sql, struct gf_erro
 GF_NODISCARD enum gf_class gf_sql_commit_answer(struct gf_sql *sql, struct gf_error *error_r);
 void gf_sql_rollback(struct gf_sql *sql); /* a failure marks the connection lost */
 bool gf_sql_is_duplicate(const struct gf_error *error); /* 1062 */
+/* An error of the server that nobody has met: its number tells nothing about whose fault it is. */
+bool gf_sql_is_unknown(const struct gf_error *error);
 void gf_sql_library_init(void); /* once, in main, before threads */

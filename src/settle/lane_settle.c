@@ -5,6 +5,8 @@
  *                leaves the group and everything is read again from MySQL (F20)
  *  UNCERTAIN     COMMIT's answer is lost: nothing is done before a locking read has told (F7)
  *  REJECT        MySQL refuses what is in it: the window is halved down to one record, which becomes a dead letter (F12 b)
+ *  an error that nobody has met is FATAL, but the window is halved at the second one; the single record that still fails
+ *                after settle.retry_max becomes a dead letter if MySQL takes that, so nothing is buried for a broken server
  *  fenced        another process owns the log: the partition is dropped (F8) */
 #include <inttypes.h>
 
@@ -20,6 +22,7 @@
 #define COMMIT_MS 1000       /* how often Kafka is told the offset, for lag tools */
 #define TRIES_MAX 5
 #define REFUSALS_MAX 2
+#define UNKNOWN_MAX 2 /* failures for an unknown reason before the record is looked for */
 #define ER_PARSE_ERROR 1064 /* our text, never the record's fault */
 #define LOOK_MS 2000        /* for a new log of a stopped partition */
 #define FENCED_MS 30000     /* fenced out and still assigned after this: claim again */
@@ -172,6 +175,32 @@ static void forgive(struct lane *lane, const struct claim *claim)
         gf_log(GF_WARN, "try_not_forgiven", "partition=%" PRId32 " error=\"%s\"", claim->partition, error.text);
 }
 
+static void count_retry(enum gf_class class)
+{
+    static const enum gf_metric metrics[] = {[GF_RETRY] = GF_M_SETTLE_RETRY,
+                                             [GF_REJECT] = GF_M_SETTLE_RETRY_REJECT,
+                                             [GF_UNCERTAIN] = GF_M_SETTLE_RETRY_UNCERTAIN,
+                                             [GF_FATAL] = GF_M_SETTLE_RETRY_FATAL};
+
+    GF_ASSERT(class != GF_OK);
+    gf_metric_add(metrics[class], 1);
+}
+
+/* Whether the window is to be halved, or its single record buried, for this error (F12 b). For an unknown one it may be the
+ * server: it gets another chance each time, the single record all of settle.retry_max, and the last resort, a dead letter
+ * without anything of the record, is retried like everything else. */
+static bool is_refusal(const struct batch *batch, enum gf_class class, const struct gf_error *error, int attempt,
+                       int64_t deadline_ms)
+{
+    if (class == GF_REJECT)
+        return error->native != ER_PARSE_ERROR;
+    if (class != GF_FATAL || !gf_sql_is_unknown(error))
+        return false;
+    if (batch->n == 1 && batch->refusals != 1)
+        return batch->refusals == 0 && gf_clock_mono_ms() >= deadline_ms;
+    return attempt + 1 >= UNKNOWN_MAX;
+}
+
 static enum done settle_window(struct lane *lane, struct part *part)
 {
     int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
@@ -196,9 +225,9 @@ static enum done settle_window(struct lane *lane, struct part *part)
         }
         if (done == DONE_DROPPED)
             return DONE_DROPPED;
-        if (class == GF_REJECT && error.native != ER_PARSE_ERROR)
+        count_retry(class);
+        if (is_refusal(lane->batch, class, &error, attempt, deadline_ms))
             break;
-        gf_metric_add(GF_M_SETTLE_RETRIES, 1);
         gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "batch_retried", "partition=%" PRId32 " offset=%" PRId64
                " records=%d class=%s error=\"%s\"", part->claim.partition, lane->batch->first_offset, lane->batch->n,
                gf_class_name(class), error.text);

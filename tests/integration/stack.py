@@ -351,6 +351,12 @@ class Stack:
         assert self._kafka_request(19, body)[-2:] == b"\0\0", topic
         wait_until(lambda: len(self._partitions(topic)) == partitions, 30, f"topic {topic}")
 
+    def add_partitions(self, topic, count):
+        """Up to `count` of them: what must never be done to the commands topic."""
+        body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">iiib", count, -1, 30000, 0)
+        assert self._kafka_request(37, body)[8 + 2 + len(topic) :][:2] == b"\0\0", topic
+        wait_until(lambda: len(self._partitions(topic)) == count, 30, f"partitions of {topic}")
+
     def delete_topic(self, topic):
         body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">i", 30000)
         assert self._kafka_request(20, body)[-2:] == b"\0\0", topic

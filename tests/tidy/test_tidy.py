@@ -187,7 +187,7 @@ def test_a_release_build_has_no_points(tmp_path):
     assert "GF_POINTS" not in presets["base"] and "GF_POINTS" not in presets["release"]
     assert re.search(r"^option\(GF_POINTS .* OFF\)$", read("CMakeLists.txt"), re.M)
     assert all(presets[name]["GF_POINTS"] == "ON" for name in ("dev", "clang", "asan", "tsan"))
-    users = [path for path in files(".c", under=("src",)) if "gf/point.h" in read(path)]
+    users = [path for path in files(".c", under=("src",)) if "gf/point.h" in read(path) or "GF_POINTS" in read(path)]
     found = []
     for flags, wanted in ((), False), (("-DGF_POINTS",), True):
         for number, path in enumerate(users):
@@ -196,7 +196,7 @@ def test_a_release_build_has_no_points(tmp_path):
                             "-I" + os.path.join(ROOT, os.path.dirname(path)), "-c", os.path.join(ROOT, path), "-o", target], check=True)
             with open(target, "rb") as file:
                 data = file.read()
-            left = b"gf_point" in data or b"GIFTFLOW_POINT" in data or any(name.encode() in data or text.encode() in data for name, text in points())
+            left = b"gf_point" in data or b"GIFTFLOW_POINT" in data or b"GIFTFLOW_CLOCK" in data or any(name.encode() in data or text.encode() in data for name, text in points())
             if left != wanted:
                 found.append("%s: %s of a point with %s" % (path, "something is left" if left else "nothing", flags or "no flag"))
     listing(found)
@@ -327,6 +327,27 @@ def test_nothing_points_outside_the_tree():
             if word.search(line):
                 found.append("%s:%d: %s" % (path, number, line.strip()))
     listing(found)
+
+
+# ---- schedules
+
+SCHEDULES = ["F%d" % n for n in range(1, 21) if n != 14]
+
+
+def test_every_schedule_has_a_test_that_exists():
+    """tests/SCHEDULES.md: a row for each number; PATH::NAME is a function there, or a case of a table."""
+    text, wrong, numbered = read("tests/SCHEDULES.md"), [], set()
+    for line in text.splitlines():
+        tests = re.findall(r"`([\w/]+\.\w+)::(\w+)`", line)
+        row = re.match(r"\| (F\d+) \|", line)
+        if row and tests:
+            numbered.add(row.group(1))
+        for path, name in tests:
+            body = read("tests/" + path) if os.path.exists(os.path.join(ROOT, "tests", path)) else ""
+            found = {".py": r"^def %s\(", ".c": r"^static void %s\(", ".tbl": r"^case %s "}[os.path.splitext(path)[1]]
+            if not re.search(found % re.escape(name), body, re.M):
+                wrong.append("tests/SCHEDULES.md: there is no %s::%s" % (path, name))
+    listing(wrong + ["tests/SCHEDULES.md: no test of %s" % number for number in SCHEDULES if number not in numbered])
 
 
 if __name__ == "__main__":

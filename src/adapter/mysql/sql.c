@@ -30,7 +30,7 @@ struct gf_sql_result {
 };
 
 /* What a server error means. REJECT is said only of errors that the values of a statement cause: settlement buries the
- * record for it. Numbers not listed are FATAL: a fault of server, schema or program is no record's, whatever it may be. */
+ * record for it. Numbers not listed are FATAL, and unknown: settlement finds out by halving whether a record is at fault. */
 struct error_row {
     int number;
     enum gf_class class;
@@ -375,4 +375,14 @@ void gf_sql_rollback(struct gf_sql *sql)
 bool gf_sql_is_duplicate(const struct gf_error *error)
 {
     return error->native == ERR_DUPLICATE;
+}
+
+bool gf_sql_is_unknown(const struct gf_error *error)
+{
+    if (error->native <= 0 || (error->native >= CLIENT_FIRST && error->native <= CLIENT_LAST))
+        return false;
+    for (size_t i = 0; i < GF_COUNT(error_rows); i++)
+        if (error_rows[i].number == error->native)
+            return false;
+    return true;
 }
