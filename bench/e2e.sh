@@ -13,15 +13,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
 usage() {
     echo "usage: ./dev bench e2e [--rate N] [--half N] [--burst N] [--seconds N] [--warm N] [--senders N] [--viewers N] [--rooms N] [--partitions N]
-                       [--set SECTION.KEY=VALUE] [--json]
+                       [--lanes N] [--set SECTION.KEY=VALUE] [--json]
   --rate N        gifts a second at planned times in the first phase (0: closed loop, as fast as it may)
   --half N        gifts a second in the second phase (half of what the first one reached; 0: leave it out)
   --burst N       a third phase: N gifts accepted as fast as possible, then drained (0)
   --warm N        seconds of gifts before, not counted (30)
+  --lanes N       of settle (1: on two cores with everything on them a second one only makes the transactions smaller)
   --partitions N  of commands and notices (4: a broker pays for requests, and clients send one for each partition)"
 }
 
-rate=0 half='' burst=0 seconds=15 warm=30 senders=500 viewers=500 rooms=100 partitions=4 json='' settings=()
+rate=0 half='' burst=0 seconds=15 warm=30 senders=500 viewers=500 rooms=100 partitions=4 lanes=1 json='' settings=()
 while [ $# -gt 0 ]; do
     case $1 in
         --rate) rate=$2 && shift ;;
@@ -33,6 +34,7 @@ while [ $# -gt 0 ]; do
         --viewers) viewers=$2 && shift ;;
         --rooms) rooms=$2 && shift ;;
         --partitions) partitions=$2 && shift ;;
+        --lanes) lanes=$2 && shift ;;
         --set) settings+=(--set "$2") && shift ;;
         --json) json=yes ;;
         *) usage && exit 2 ;;
@@ -40,7 +42,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-stack_up --partitions "$partitions" --set ingest.rate_per_second=1000000 "${settings[@]}"
+stack_up --partitions "$partitions" --set ingest.rate_per_second=1000000 --set "settle.lanes=$lanes" "${settings[@]}"
 curl -fsS -m 10 -o /dev/null -H "Authorization: Bearer $GIFTFLOW_ADMIN_KEY" -H 'Content-Type: application/json' \
     -d '{"gift_id":22,"name":"Heart","price":90,"share_bp":5000}' "$GIFTFLOW_ADMIN_URL/admin/v1/gifts"
 "$DEV" fund "1-$((senders + viewers))" 1000000000 --dir "$STACK" >&2
