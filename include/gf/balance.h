@@ -62,6 +62,7 @@ struct gf_balance;
 struct gf_balance *gf_balance_create(struct gf_loop *loop, const struct gf_config *config); /* connects in the background */
 bool gf_balance_up(const struct gf_balance *balance, int64_t user_id); /* the user's primary is connected */
 bool gf_balance_all_up(const struct gf_balance *balance);
+bool gf_balance_any_up(const struct gf_balance *balance); /* one of several that is away touches its own users only */
 void gf_balance_close(struct gf_balance **balance); /* pending callbacks get NULL */
 
 struct gf_reserve {

@@ -36,7 +36,7 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
         const char *text;
     } checks[] = {
         {gf_db_up(ingest->db), "mysql is away"},
-        {gf_balance_all_up(ingest->balance), "redis is away"},
+        {gf_balance_any_up(ingest->balance), "redis is away"},
         {gf_kafka_producer_ready(ingest->producer), "kafka is away"},
         {gf_pins_ok(ingest->pins), "kafka's partitions are not the pinned ones (or not known yet)"},
     };

@@ -432,6 +432,14 @@ bool gf_balance_all_up(const struct gf_balance *balance)
     return true;
 }
 
+bool gf_balance_any_up(const struct gf_balance *balance)
+{
+    for (int i = 0; i < balance->count; i++)
+        if (gf_redis_up(balance->primaries[i].redis))
+            return true;
+    return false;
+}
+
 static void on_closed(uv_handle_t *handle)
 {
     free(handle->data);

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two Redis primaries: users are spread over them, and one that dies, comes back empty or is flushed touches its own users only."""
+
+import subprocess
+
+import pytest
+import cache
+from conftest import add_gifts, finish
+from stack import Stack, uuid7, wait_until
+
+
+@pytest.fixture(scope="module")
+def own():
+    stack = Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "1s"})
+    try:
+        stack.up()
+        add_gifts(stack)
+        yield stack
+        stack.drain()
+        stack.verify()
+    finally:
+        finish(stack)
+
+
+def users_of(stack, shard, count, coins):
+    """Funded users who live on this primary."""
+    found = [user for user in stack.new_users(8 * count, coins=coins) if cache.shard(stack, user) == shard]
+    assert len(found) >= count  # 8 of 8: not in the life of this test
+    return found[:count]
+
+
+def keys(stack, shard):
+    return {key.decode() for key in _scan(cache.ports(stack)[shard])}
+
+
+def _scan(port):
+    done = subprocess.run(["redis-cli", "-p", str(port), "KEYS", "*"], capture_output=True, timeout=60, check=True)
+    return done.stdout.split()
+
+
+def test_each_user_lives_on_one_primary(own):
+    mine = {shard: users_of(own, shard, 2, 1000) for shard in (0, 1)}
+    for shard, users in mine.items():
+        for user in users:
+            key = uuid7()
+            assert own.gift(user, key=key)[0] == 202
+            assert own.outcome(user, key)["balance_after"] == 910
+            wait_until(lambda u=user: (cache.read(own, u) or {}).get("b") == 910 and not cache.read(own, u)["holds"], what="the balance in Redis")
+            here = {cache.wallet_key(user), cache.marker_key(user, key)}
+            assert here <= keys(own, shard) and not here & keys(own, 1 - shard)
+            assert own.gift(user, key=key)[1].get("idempotency-replayed") == "true"
+            assert own.http("GET", "/v1/wallet", user=user)[2]["available"] == 910
+    assert {"gf1:gws"} <= keys(own, 0) and "gf1:gws" not in keys(own, 1)
+
+
+def test_verify_looks_at_both(own):
+    users = [users_of(own, shard, 1, 1000)[0] for shard in (0, 1)]
+    own.drain()
+    own.verify()
+    program = [own.env["GIFTFLOW_BIN"], "verify", "--config", own.env["GIFTFLOW_CONFIG"], "--redis=yes"]
+    for user in users:
+        wait_until(lambda u=user: (cache.read(own, u) or {}).get("b") == 1000, what="the balance in Redis")
+        cache.write(own, user, b=1001)
+        done = subprocess.run(program, capture_output=True, text=True, timeout=120, env=own.environ)
+        cache.forget(own, user)
+        assert done.returncode == 3 and f"user {user}" in done.stdout, done.stdout
+
+
+def test_one_that_dies_and_comes_back_empty_touches_its_own_users_only(own):
+    here, there = users_of(own, 0, 1, 1000)[0], users_of(own, 1, 1, 1000)[0]
+    for user in (here, there):
+        assert own.outcome(user, own.gift(user)[2]["request_id"])["balance_after"] == 910
+    wait_until(lambda: (cache.read(own, there) or {}).get("b") == 910, what="the balance in Redis")
+    own.kill("redis-2")
+
+    # Settlement judges theirs; the balance of the others is still held, published and refused by.
+    wait_until(lambda: own.gift(there)[0] == 202, what="accepted without a hold")
+    status, _, answer = own.gift(there, quantity=5000, gift_id=1)
+    assert status == 202  # nobody knows that there are not so many coins
+    assert own.outcome(there, answer["request_id"])["status"] == "rejected"
+    refused = own.gift(here, quantity=5000, gift_id=1)
+    assert (refused[0], refused[2]["code"]) == (402, "insufficient_balance")
+    assert own.outcome(here, own.gift(here)[2]["request_id"])["balance_after"] == 820
+    wait_until(lambda: cache.read(own, here)["b"] == 820 and not cache.read(own, here)["holds"], what="published to the one that lives")
+    assert own.is_ready("ingest-1")
+    left = own.balance(there)
+
+    own.start("redis-2")  # empty; what settlement could not say is said now
+    wait_until(lambda: (cache.read(own, there) or {}).get("b") == left, what="published to the one that came back")
+    wait_until(lambda: own.gift(there, quantity=5000, gift_id=1)[0] == 402, what="their balance is known again")
+    assert cache.of_user(own, there, "FLUSHALL") == b"OK"
+    assert own.outcome(there, own.gift(there)[2]["request_id"])["balance_after"] == left - 90
+    assert own.gift(there, quantity=5000, gift_id=1)[0] == 402
+    wait_until(lambda: not cache.read(own, there)["holds"], what="no hold is left")
