@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import uuid
 
 import oracle
@@ -27,6 +28,7 @@ SETTINGS = {
     "INGEST_REQUEST_TIMEOUT": "4s", "INGEST_LEASE": "5s", "INGEST_RATE_PER_SECOND": "1000", "OPS_PORT": "0", "SWEEP_ROLLUP": "100ms",
 }  # fmt: skip
 _names = itertools.count(1)
+_one_init = threading.Lock()  # tables are made slowly enough one database at a time
 
 
 def uuid8():
@@ -106,8 +108,9 @@ class World(Stack):
 
     def open(self):
         """Topics, tables, catalogue, three rich users, one ingest."""
-        init = self.spawn("init")
-        assert init.child.wait(120) == 0, init.log()
+        with _one_init:
+            init = self.spawn("init", MYSQL_READ_TIMEOUT="120s")
+            assert init.child.wait(240) == 0, init.log()
         for gift_id, (price, share, most) in GIFTS.items():
             self.sql("INSERT INTO gift (gift_id, name, cover_url, effect_url, max_quantity, status, ver, updated_ms) VALUES (%s, 'gift', '', '', %s, 1, 1, 0)", gift_id, most)
             self.sql("INSERT INTO gift_price VALUES (%s, 0, 9223372036854775807, %s, %s)", gift_id, price, share)
