@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `giftflow init`: database, numbered migrations, topics, and the rows that pin them (topic, progress, rollup).
- * A repeat changes nothing; two inits at once wait for each other (a named lock of the server). Blocking; every wait is
- * bounded by --wait. */
+ * A repeat changes nothing; two inits at once wait for each other (a named lock of the server). Blocking; waiting for
+ * servers is bounded by --wait, a statement by an hour. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +16,7 @@
 
 #define STATEMENT_MAX 16384
 #define LOCK_WAIT_S 60
+#define STATEMENT_MS 3600000 /* of one statement: a migration of a large table takes its time, and so does another init */
 #define USAGE "[--wait SECONDS] [--new-log PARTITION|all [--accept-loss] [--yes]]"
 
 enum gf_class gf_init_query_i64(struct init *init, int64_t *value_r, const char *text)
@@ -156,17 +157,23 @@ static const char *parse(struct init *init, int argc, char **argv, int64_t *wait
 
 static int run(const struct gf_config *config, int argc, char **argv)
 {
-    struct init init = {.config = config, .new_log = GF_INIT_NO_PARTITION};
+    struct init init = {.new_log = GF_INIT_NO_PARTITION};
+    struct gf_config *patient;
     int64_t wait_s = 60;
     const char *problem = parse(&init, argc, argv, &wait_s);
     enum gf_class class;
 
     if (problem != NULL)
         return gf_tool_usage("init", USAGE, problem);
+    patient = gf_xmalloc(sizeof(*patient));
+    *patient = *config;
+    patient->mysql_read_timeout = STATEMENT_MS;
+    init.config = patient;
     init.deadline_ms = gf_clock_mono_ms() + wait_s * 1000;
     class = init_all(&init);
     gf_kafka_admin_close(&init.admin);
     gf_sql_close(&init.sql); /* releases the named lock */
+    free(patient);
     if (class == GF_OK)
         return 0;
     fprintf(stderr, "giftflow init: %s\n", init.error.text);

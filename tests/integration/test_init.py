@@ -4,6 +4,7 @@
 import json
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def init(stack, *args, **env):
 
 def rows(stack):
     return {table: stack.sql(f"SELECT * FROM {table}") for table in TABLES}
+
+
+def test_an_init_waits_for_another_one_longer_than_statements_usually_may(servers):
+    other = servers.connect_db()
+    with other.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute("SELECT GET_LOCK('giftflow.init', 0) AS got")
+        assert cursor.fetchone()["got"] == 1
+        second = pool.submit(init, servers, GIFTFLOW_MYSQL_READ_TIMEOUT="1s")
+        waiting = "SELECT MAX(time) AS s FROM information_schema.processlist WHERE info LIKE 'SELECT GET_LOCK%%'"
+        try:
+            wait_until(lambda: (servers.sql(waiting)[0]["s"] or 0) >= 2 or second.done(), 60, "the second init waits")
+        finally:
+            other.close()
+        status, _, error = second.result(120)
+    assert status == 0, error
 
 
 def test_a_repeat_changes_nothing(servers):
