@@ -110,7 +110,7 @@ GF_NODISCARD enum gf_class gf_verify_end(struct verify *verify, struct gf_sql_re
 struct verify_scan;
 struct gf_redis_sync;
 GF_NODISCARD enum gf_class gf_verify_scan_open(struct verify *verify, struct verify_scan **scan_r);
-GF_NODISCARD enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r);
+GF_NODISCARD enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r); /* after the last: the first again */
 GF_NODISCARD enum gf_class gf_verify_scan_users(struct verify_scan *scan, const int64_t *users, size_t count); /* these only */
 struct gf_redis_sync *gf_verify_scan_link(struct verify_scan *scan, int64_t user_id); /* to the user's primary */
 void gf_verify_scan_close(struct verify_scan **scan); /* NULL-safe */

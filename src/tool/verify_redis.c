@@ -172,6 +172,7 @@ enum gf_class gf_verify_scan_page(struct verify_scan *scan, bool *more_r)
     enum gf_class class;
     size_t len;
 
+    scan->at %= scan->shards; /* after the last page comes the first one again */
     args[3].len = (size_t)snprintf(match, sizeof(match), "gf%" PRId64 ":{u:*}:w2", epoch);
     class = ask(scan, args, GF_COUNT(args), &reply);
     if (class != GF_OK)

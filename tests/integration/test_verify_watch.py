@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import cache
 import pytest
 from conftest import finish
 from stack import BAD_LOG, Stack, wait_until
@@ -71,7 +72,7 @@ class Watch:
     def full_passes(self, more=1):
         """Waits until the round at hand and as many more have ended."""
         want = self.metrics()["full_passes_total"] + more + 1
-        wait_until(lambda: self.metrics()["full_passes_total"] >= want, 120, "full passes")
+        wait_until(lambda: self.metrics()["full_passes_total"] >= want, 240, "full passes")
 
     def alarms(self):
         return re.findall(r"event=books_broken .*?check=(\w+)", self.log())
@@ -133,54 +134,56 @@ def test_it_is_silent_beside_traffic_kills_and_a_flushed_redis(live):
     live.verify()
 
 
-def wallet_key(stack, user):
-    keys = stack.redis("KEYS", f"gf1:{{u:{user}}}:w*").splitlines()
-    assert len(keys) == 1, keys
-    return keys[0]
-
-
 def test_drift_in_redis_is_mended_under_traffic(live):
-    """Each drift is planted by copying one wallet's entry over another's."""
-    whale, ahead, other, twin, behind, holder = live.new_users(6, 1000)
-    busy = live.new_users(5, 1_000_000)
-    keys = {user: wait_until(lambda: live.redis("EXISTS", f"saved:{user}") == "0" and wallet_key(live, user), 60, "cached") for user in (whale, ahead, other, twin, behind)}
-    nobody = live.new_id()
-    keys[nobody] = keys[whale].replace(str(whale), str(nobody))
-    live.redis("COPY", keys[behind], f"saved:{behind}")
-    live.produce_many([(user, live.gift_command(user)) for user in (whale, whale, whale, twin, other, behind)] + [(twin, live.gift_command(twin, gift_id=1, price=1)), (other, live.gift_command(other))])
+    ahead, other, frozen, behind, odd, junk = users = live.new_users(6, 1000)
+    nobody, busy = live.new_id(), live.new_users(5, 1_000_000)
+    live.produce_many([(user, live.gift_command(user)) for user in users])
     live.drain()
-    wait_until(lambda: live.verify(), 1, "all is well")
+    wallets = {row["user_id"]: row for row in live.sql("SELECT user_id, ver, balance FROM wallet WHERE user_id IN %s", users)}
+
+    def is_right(user):
+        cached = cache.read(live, user)
+        return cached and (cached["v"], cached["b"], cached["s"], cached["n"]) == (wallets[user]["ver"], wallets[user]["balance"], 1, 0)
+
+    for user in users:
+        wait_until(lambda: is_right(user), 60, "published")
     ends = threading.Event()
 
     def feed():
         while not ends.is_set():
-            live.produce_many([(user, live.gift_command(user, gift_id=1, price=1)) for user in busy] * 20)
+            live.produce_many([(user, live.gift_command(user, gift_id=1, price=1)) for user in busy for _ in range(20)])
 
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
         with Watch(live) as watch:
-            plants = {
-                ahead: (keys[whale], "ahead of MySQL"), other: (keys[twin], "another balance"), nobody: (keys[whale], "no wallet"),
-                behind: (f"saved:{behind}", "behind MySQL"),
-            }  # fmt: skip
-            for user, (source, _) in plants.items():
-                assert live.redis("COPY", source, keys[user], "REPLACE") == "1"
-            for user, (_, what) in plants.items():
-                wait_until(lambda: re.search(rf'redis_drift_found.*user_id={user} what="[^"]*{what}', watch.log()), 60, f"{what} is found")
-            wait_until(lambda: watch.metrics()["repaired_total"] >= 4, 60, "all are mended")
+            watch.full_passes(0)
+            before = watch.metrics()["repaired_total"]
+            ver = wallets[ahead]["ver"]
+            cache.write(live, ahead, v=ver + 3, b=1_000_000)
+            cache.write(live, other, b=1_000_000)
+            cache.write(live, frozen, s=2)
+            cache.write(live, behind, v=ver - 1, b=1_000_000)
+            cache.write(live, odd, h=77)
+            cache.write(live, nobody, v=7, b=1_000_000)
+            cache.of_user(live, junk, "SET", cache.wallet_key(junk), "junk")
+            for user in (other, frozen, behind):  # published again
+                wait_until(lambda: is_right(user), 120, "mended")
+            for user in (ahead, odd, nobody, junk):  # gone: the next request loads it
+                wait_until(lambda: cache.read(live, user) is None, 120, "forgotten")
+            wait_until(lambda: watch.metrics()["repaired_total"] >= before + 7, 60, "all are counted")
+            seen = watch.metrics()
+            assert seen['drift_total{where="redis"}'] >= before + 7 and seen['drift_total{where="mysql"}'] == 0
             ends.set()
             feeder.join()
             assert watch.alarms() == [] and watch.stop() == 0, watch.log()
     finally:
         ends.set()
         feeder.join()
-    live.redis("DEL", f"saved:{behind}")
     live.drain()
     done = subprocess.run([live.env["GIFTFLOW_BIN"], "verify", "--redis=yes", "--config", live.env["GIFTFLOW_CONFIG"]], capture_output=True, text=True, timeout=180, env=live.environ)
     assert done.returncode == 0, done.stdout
-    assert live.redis("EXISTS", keys[nobody], keys[ahead]) == "0"  # gone; the next request loads it
-    assert live.gift(ahead)[0] == 202
+    assert live.gift(ahead)[0] == 202 and live.gift(frozen)[0] == 202
 
 
 SETTLED = "(log, off) = (SELECT log, off FROM (SELECT log, off FROM trade WHERE kind = 1 AND outcome = 0 AND prev_off > 0 ORDER BY log, off LIMIT 3, 1) x)"
