@@ -14,6 +14,7 @@ import oracle
 from stack import ROOT, Stack, uuid7, wait_until
 
 GIFTS = {22: (90, 5000, 9999), 100: (5000, 3333, 9999)}
+ROLES = ("ingest", "settle", "sweep")
 RICH = 3
 COINS = 10**9
 ADJUST = 3
@@ -48,6 +49,8 @@ class Process:
         self.name, self.point, self.world = f"{world.name}-{role}-{number}", point, world
         with open(self.path, "ab") as log:
             self.child = subprocess.Popen([world.env["GIFTFLOW_BIN"], role, "--config", world.env["GIFTFLOW_CONFIG"]], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if role in ROLES:  # ./dev down ends it too, should the tests not come to it
+            (world.dir / "pid" / f"{role}-{number}.pid").write_text(f"{self.child.pid}\n")
 
     def log(self):
         return self.path.read_text(errors="replace")
