@@ -75,7 +75,7 @@ class Replica(Server):
                  "--innodb-buffer-pool-size=64M", *OPTS.split()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        wait_until(self.answers, 60, "the replica")
+        wait_until(self.answers, 120, "the replica")
 
     def follow(self, port):
         if MYSQL:
@@ -273,9 +273,9 @@ def test_the_primary_dies_in_a_commit_and_the_replica_takes_over(pair):
         return False
 
     with Load(pair):
-        wait_until(lambda: pair.settled() >= 200, 60, "gifts settled")
+        wait_until(lambda: pair.settled() >= 200, 120, "gifts settled")
         stack.stop("sweep-1")  # it commits too
-        wait_until(commit_waits, 60, "a COMMIT that waits for the replica")
+        wait_until(commit_waits, 120, "a COMMIT that waits for the replica")
         stack.kill("mysql")
         stack.start("sweep-1", wait=False)
         replica.process.send_signal(signal.SIGCONT)
