@@ -290,5 +290,5 @@ def test_kafka_away_leaves_the_letter_open(post):
     dlq(post, "replay", name, status=1)
     assert letter(post, name)["state"] in OPEN
     post.start("kafka")
-    wait_until(lambda: results(dlq(post, "replay", name, "--json"))[name][0] == "replayed", 120, "Kafka is back")
+    wait_until(lambda: results(dlq(post, "replay", name, "--json"))[name][0] == "replayed", 240, "Kafka is back")
     wait_until(lambda: post.balance(user) == 11, 60, "the credit")
