@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* giftflow-bench-fill: makes the work for `bench settle`: a gift, wallets (written by SQL: bench databases only, so
  * `giftflow verify` will rightly complain about them) and N gift commands in the commands topic.
- *   giftflow-bench-fill --gifts N --users U [--seed S]
+ *   giftflow-bench-fill --gifts N --users U [--hot PERCENT of the gifts, user 1's] [--seed S]
  *   giftflow-bench-fill --wallets-only 1 --users U */
 #include <inttypes.h>
 
@@ -71,7 +71,19 @@ static void produce(struct gf_kafka_producer *producer, const struct gf_kafka_re
     must(class, &error);
 }
 
-static void fill_topic(const struct gf_config *config, int64_t gifts, int64_t users, uint64_t seed)
+struct senders {
+    int64_t count, hot_percent;
+    uint64_t random;
+};
+
+static int64_t next_sender(struct senders *senders)
+{
+    if (senders->hot_percent > 0 && (int64_t)(bench_random(&senders->random) % 100) < senders->hot_percent)
+        return 1;
+    return 1 + (int64_t)(bench_random(&senders->random) % (uint64_t)senders->count);
+}
+
+static void fill_topic(const struct gf_config *config, int64_t gifts, struct senders senders)
 {
     char topic[256], key[24];
     const char *topics[] = {topic};
@@ -88,8 +100,8 @@ static void fill_topic(const struct gf_config *config, int64_t gifts, int64_t us
                                      .quantity = 1, .ts_ms = gf_clock_real_ms()};
         struct gf_kafka_record record = {.topic = topic, .key = key};
 
-        command.user_id = 1 + (int64_t)(bench_random(&seed) % (uint64_t)users);
-        command.receiver_id = bench_host(&seed);
+        command.user_id = next_sender(&senders);
+        command.receiver_id = bench_host(&senders.random);
         command.room_id = command.receiver_id - BENCH_HOST_BASE;
         gf_buf_reset(&value);
         gf_command_encode(&command, &value);
@@ -121,7 +133,9 @@ int main(int argc, char **argv)
     if (bench_arg(argc, argv, "--wallets-only", 0) == 0) {
         int64_t gifts = bench_arg(argc, argv, "--gifts", 1000000);
 
-        fill_topic(&config, gifts, users, (uint64_t)bench_arg(argc, argv, "--seed", 1));
+        fill_topic(&config, gifts, (struct senders){.count = users,
+                                                    .hot_percent = bench_arg(argc, argv, "--hot", 0),
+                                                    .random = (uint64_t)bench_arg(argc, argv, "--seed", 1)});
         fprintf(stderr, "%" PRId64 " gifts of %" PRId64 " users in the topic after %.1f s\n", gifts, users,
                 (double)(gf_clock_mono_ms() - began_ms) / 1000);
     }

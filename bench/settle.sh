@@ -12,13 +12,14 @@ BENCH=settle
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
 usage() {
-    echo "usage: ./dev bench settle [--gifts N] [--warm N] [--users N] [--combo] [--seconds N] [--set SECTION.KEY=VALUE] [--json]
+    echo "usage: ./dev bench settle [--gifts N] [--warm N] [--users N] [--combo] [--hot] [--seconds N] [--set SECTION.KEY=VALUE] [--json]
   --gifts N    commands in the topic (1000000)      --users N  distinct senders (100000)
   --warm N     commands settled before, not measured (400000)
-  --combo      2,000 senders: combos                --seconds  of the floor with one transaction per gift (10)"
+  --combo      2,000 senders: combos                --seconds  of the floor with one transaction per gift (10)
+  --hot        three of ten gifts are one sender's: its partition beside the others"
 }
 
-gifts=1000000 warm=400000 users=100000 seconds=10 json='' settings=()
+gifts=1000000 warm=400000 users=100000 seconds=10 hot=0 json='' settings=()
 while [ $# -gt 0 ]; do
     case $1 in
         --gifts) gifts=$2 && shift ;;
@@ -27,6 +28,7 @@ while [ $# -gt 0 ]; do
         --seconds) seconds=$2 && shift ;;
         --set) settings+=(--set "$2") && shift ;;
         --combo) users=2000 ;;
+        --hot) hot=30 ;;
         --json) json=yes ;;
         *) usage && exit 2 ;;
     esac
@@ -53,7 +55,7 @@ note "warming up"
 wait_settled "$warm"
 "$DEV" stop settle-1 --dir "$STACK" >&2
 warm_ms=$(sql 'SELECT MAX(committed_ms) FROM batch')
-"$BIN/giftflow-bench-fill" --gifts "$gifts" --users "$users" || die "filling the topic failed"
+"$BIN/giftflow-bench-fill" --gifts "$gifts" --users "$users" --hot "$hot" || die "filling the topic failed"
 
 note "floors"
 settle_dirty_pages
@@ -74,6 +76,11 @@ first_rows=$(sql "SELECT next_offset - first_offset FROM batch WHERE committed_m
 rows=$(sql 'SELECT COUNT(*) FROM trade WHERE outcome = 0')
 [ "$rows" = $((warm + gifts)) ] || die "$rows trade rows for $((warm + gifts)) gifts"
 
+# The share of others in the hot partition waits for the hot sender's gifts before it: both are told.
+hot_log=$(sql 'SELECT last_log FROM wallet WHERE user_id = 1')
+log_rate() { sql "SELECT COALESCE(ROUND(SUM(settled) * 1000 / NULLIF(MAX(committed_ms) - MIN(committed_ms), 0)), 0) FROM batch WHERE committed_ms > $warm_ms AND log $1"; }
+hot_rate=$(log_rate "= $hot_log") other_rate=$(log_rate "<> $hot_log")
+
 rate=$(calc "($gifts - $first_rows) * 1000 / ($last_ms - $first_ms)" 0)
 one=$(value one_txn_per_s) bulk=$(value bulk_insert_per_s)
 ratio_one=$(calc "$rate / $one") ratio_bulk=$(calc "$rate / $bulk")
@@ -81,11 +88,13 @@ per_gift() { calc "$1 * 1000 / $gifts" 1; }
 kinds='text_1 text_2 prepared_1 prepared_2 array_1 array_2'
 if [ -n "$json" ]; then
     echo "{\"gifts\":$gifts,\"users\":$users,\"batches\":$batches,\"seconds\":$(calc "($last_ms - $first_ms) / 1000" 3),"
+    if [ "$hot" != 0 ]; then echo "\"hot_partition_per_s\":$hot_rate,\"other_partitions_per_s\":$other_rate,"; fi
     echo "\"settled_per_s\":$rate,\"one_txn_per_s\":$one,\"bulk_insert_per_s\":$bulk,\"ratio_one_txn\":$ratio_one,\"ratio_bulk_insert\":$ratio_bulk,"
     for kind in $kinds; do echo "\"bulk_${kind}_per_s\":$(value "bulk_${kind}_per_s"),\"bulk_${kind}_mysql_us\":$(value "bulk_${kind}_mysql_us"),"; done
     echo "\"one_txn_mysql_us\":$(value one_txn_mysql_us),\"cpu_us_per_gift\":{\"settle\":$(per_gift "$settle_ms"),\"mysql\":$(per_gift "$mysql_ms"),\"kafka\":$(per_gift "$kafka_ms"),\"redis\":$(per_gift "$redis_ms")}}"
 else
     echo "settlement              $rate gifts/s ($gifts gifts of $users users, $batches batches)"
+    if [ "$hot" != 0 ]; then echo "  its partition         $hot_rate gifts/s, the others together $other_rate gifts/s"; fi
     echo "one transaction a gift  $one/s     settlement is $ratio_one x this"
     echo "bulk insert alone       $bulk/s    settlement is $ratio_bulk x this"
     for kind in $kinds; do
