@@ -2,12 +2,13 @@
 /* giftflow-bench-floors: what the same server does without giftflow, for comparison in the same run.
  *   one_txn    one transaction per gift, the fastest plain way: conditional UPDATE of the sender, INSERT of the trade, COMMIT;
  *              prepared statements, 16 connections
- *   bulk       INSERT of the same trade rows alone, 2,000 rows a transaction: multi-row text (built before the clock starts),
- *              prepared multi-row, and MariaDB's array binding, each on 1 and on 2 connections; the best counts
+ *   bulk       INSERT of the same trade rows alone, --batch rows (2,000) a transaction: multi-row text (built before the clock starts),
+ *              prepared multi-row, MariaDB's array binding, and LOAD DATA LOCAL (which drops what is doubled without a word:
+ *              not for money, but it counts), each on 1 and on 2 connections; the best counts
  * Tables bench_wallet and bench_trade are made LIKE ours in the same database and dropped at the end.
  * With --mysql-pid the server's processor time per row is printed too: on a machine that does other work, it says more than
  * the rates.
- *   giftflow-bench-floors --users U --seconds S [--rows N] [--mysql-pid P]; prints name=value lines. */
+ *   giftflow-bench-floors --users U --seconds S [--rows N] [--batch N] [--mysql-pid P]; prints name=value lines. */
 #include <inttypes.h>
 #include <mysql.h>
 #include <pthread.h>
@@ -17,12 +18,11 @@
 #include "gf/command.h"
 
 #define ONE_TXN_CONNECTIONS 16
-#define BATCH 2000
 #define PREPARED_ROWS 500
 #define COLUMNS 21 /* all but ref, which is NULL in gifts */
 #define CONNECTIONS_MAX 16
 
-enum method { TEXT, PREPARED, ARRAY };
+enum method { TEXT, PREPARED, ARRAY, LOAD };
 
 struct worker {
     const struct gf_config *config;
@@ -30,7 +30,7 @@ struct worker {
     pthread_t thread;
     enum method method;
     int log; /* the key's first part: one per worker, as one per partition */
-    int64_t users, deadline_us, rows, max_rows, server_pid;
+    int64_t users, deadline_us, rows, max_rows, batch, server_pid;
     uint64_t random;
     int64_t next_off;
 };
@@ -41,12 +41,14 @@ static void die(MYSQL *mysql, const char *what)
     exit(1);
 }
 
+static const unsigned local_infile = 1;
+
 static MYSQL *connect_server(const struct gf_config *config)
 {
     MYSQL *mysql = mysql_init(NULL);
     const char *socket = config->mysql_socket[0] ? config->mysql_socket : NULL;
 
-    GF_ASSERT(mysql);
+    GF_ASSERT(mysql && mysql_options(mysql, MYSQL_OPT_LOCAL_INFILE, &local_infile) == 0);
     if (!mysql_real_connect(mysql, socket ? NULL : config->mysql_host, config->mysql_user, NULL, config->mysql_database,
                             (unsigned)config->mysql_port, socket, 0))
         die(mysql, "connect");
@@ -177,6 +179,30 @@ static void add_text_row(struct gf_buf *text, const struct row *row, bool first)
     gf_buf_addc(text, ')');
 }
 
+static void add_escaped(struct gf_buf *text, const uint8_t *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (bytes[i] == '\\' || bytes[i] == '\t' || bytes[i] == '\n' || bytes[i] == 0)
+            gf_buf_addc(text, '\\');
+        gf_buf_addc(text, bytes[i] == 0 ? '0' : (char)bytes[i]);
+    }
+}
+
+static void add_load_row(struct gf_buf *text, const struct row *row)
+{
+    for (int c = 0; c < COLUMNS; c++) {
+        if (c)
+            gf_buf_addc(text, '\t');
+        if (c == REQUEST_ID)
+            add_escaped(text, row->request_id, 16);
+        else if (c == FP)
+            add_escaped(text, row->fp, 8);
+        else
+            gf_buf_add_i64(text, row->number[c]);
+    }
+    gf_buf_addc(text, '\n');
+}
+
 /* All statements are written before the clock starts: only the server and the wire are measured. */
 struct texts {
     struct gf_buf *items;
@@ -185,20 +211,31 @@ struct texts {
 
 static struct texts make_texts(struct worker *worker)
 {
-    struct texts texts = {.count = worker->max_rows / BATCH};
+    struct texts texts = {.count = worker->max_rows / worker->batch};
     struct row row;
 
     texts.items = gf_xcalloc((size_t)texts.count, sizeof(*texts.items));
     for (int64_t i = 0; i < texts.count; i++) {
-        gf_buf_init(&texts.items[i], 4 << 20);
-        gf_buf_adds(&texts.items[i], "INSERT INTO bench_trade (" TRADE_COLUMNS ") VALUES ");
-        for (int r = 0; r < BATCH; r++) {
+        gf_buf_init(&texts.items[i], 64 << 20);
+        if (worker->method == TEXT)
+            gf_buf_adds(&texts.items[i], "INSERT INTO bench_trade (" TRADE_COLUMNS ") VALUES ");
+        for (int r = 0; r < worker->batch; r++) {
             make_row(worker, &row);
-            add_text_row(&texts.items[i], &row, r == 0);
+            if (worker->method == TEXT)
+                add_text_row(&texts.items[i], &row, r == 0);
+            else
+                add_load_row(&texts.items[i], &row);
         }
         GF_ASSERT(gf_buf_ok(&texts.items[i]));
     }
     return texts;
+}
+
+static void free_texts(struct texts *texts)
+{
+    for (int64_t i = 0; i < texts->count; i++)
+        gf_buf_free(&texts->items[i]);
+    free(texts->items);
 }
 
 static pthread_barrier_t barrier; /* between preparing and measuring */
@@ -211,12 +248,60 @@ static void bulk_text(struct worker *worker)
     for (int64_t i = 0; i < texts.count; i++) {
         if (mysql_real_query(worker->mysql, texts.items[i].data, texts.items[i].len) != 0 || mysql_commit(worker->mysql) != 0)
             die(worker->mysql, "bulk insert");
-        worker->rows += BATCH;
+        worker->rows += worker->batch;
     }
     pthread_barrier_wait(&barrier);
-    for (int64_t i = 0; i < texts.count; i++)
-        gf_buf_free(&texts.items[i]);
-    free(texts.items);
+    free_texts(&texts);
+}
+
+/* LOAD DATA LOCAL asks for a file: what it reads is one of the texts. */
+struct load_file {
+    const struct gf_buf *text;
+    size_t at;
+};
+
+static int load_open(void **ctx, const char *name, void *file)
+{
+    (void)name;
+    *ctx = file;
+    return 0;
+}
+
+static int load_read(void *ctx, char *bytes, unsigned int size)
+{
+    struct load_file *file = ctx;
+    size_t left = file->text->len - file->at, len = left < size ? left : size;
+
+    memcpy(bytes, file->text->data + file->at, len);
+    file->at += len;
+    return (int)len;
+}
+
+static void load_close(void *ctx) { (void)ctx; }
+
+static int load_error(void *ctx, char *text, unsigned int size)
+{
+    (void)ctx;
+    snprintf(text, size, "cannot happen");
+    return 1;
+}
+
+static void bulk_load(struct worker *worker)
+{
+    struct texts texts = make_texts(worker);
+    struct load_file file;
+
+    mysql_set_local_infile_handler(worker->mysql, load_open, load_read, load_close, load_error, &file);
+    pthread_barrier_wait(&barrier);
+    for (int64_t i = 0; i < texts.count; i++) {
+        file = (struct load_file){.text = &texts.items[i]};
+        query(worker->mysql, "LOAD DATA LOCAL INFILE 'rows' INTO TABLE bench_trade CHARACTER SET binary (" TRADE_COLUMNS ")");
+        if (mysql_affected_rows(worker->mysql) != (my_ulonglong)worker->batch || mysql_commit(worker->mysql) != 0)
+            die(worker->mysql, "load data");
+        worker->rows += worker->batch;
+    }
+    pthread_barrier_wait(&barrier);
+    free_texts(&texts);
 }
 
 static void bulk_prepared(struct worker *worker)
@@ -239,7 +324,7 @@ static void bulk_prepared(struct worker *worker)
         if (mysql_stmt_bind_param(stmt, binds) != 0 || mysql_stmt_execute(stmt) != 0)
             die(worker->mysql, "prepared insert");
         worker->rows += PREPARED_ROWS;
-        if (worker->rows % BATCH == 0 && mysql_commit(worker->mysql) != 0)
+        if (worker->rows % worker->batch == 0 && mysql_commit(worker->mysql) != 0)
             die(worker->mysql, "commit");
     }
     if (mysql_commit(worker->mysql) != 0)
@@ -260,7 +345,7 @@ static void bulk_array(struct worker *worker)
         unsigned long lengths[2];
     } *rows = gf_xcalloc((size_t)worker->max_rows, sizeof(*rows));
     MYSQL_BIND binds[COLUMNS];
-    unsigned int batch = BATCH;
+    unsigned int batch = (unsigned int)worker->batch;
     size_t row_size = sizeof(rows[0]);
     struct gf_buf text;
     MYSQL_STMT *stmt;
@@ -277,11 +362,11 @@ static void bulk_array(struct worker *worker)
     mysql_stmt_attr_set(stmt, STMT_ATTR_ARRAY_SIZE, &batch);
     mysql_stmt_attr_set(stmt, STMT_ATTR_ROW_SIZE, &row_size);
     pthread_barrier_wait(&barrier);
-    for (int64_t at = 0; at + BATCH <= worker->max_rows; at += BATCH) {
+    for (int64_t at = 0; at + worker->batch <= worker->max_rows; at += worker->batch) {
         bind_row(binds, &rows[at].row, rows[at].lengths);
         if (mysql_stmt_bind_param(stmt, binds) != 0 || mysql_stmt_execute(stmt) != 0 || mysql_commit(worker->mysql) != 0)
             die(worker->mysql, "array insert");
-        worker->rows += BATCH;
+        worker->rows += worker->batch;
     }
     pthread_barrier_wait(&barrier);
     mysql_stmt_close(stmt);
@@ -298,8 +383,10 @@ static void *bulk(void *arg)
         bulk_text(worker);
     else if (worker->method == PREPARED)
         bulk_prepared(worker);
-    else
+    else if (worker->method == ARRAY)
         bulk_array(worker);
+    else
+        bulk_load(worker);
     mysql_thread_end();
     return NULL;
 }
@@ -369,7 +456,7 @@ static struct result run_bulk(const struct worker *model, int connections)
     GF_ASSERT(pthread_barrier_init(&barrier, NULL, (unsigned)connections + 1) == 0);
     open_workers(workers, connections, model);
     for (int i = 0; i < connections; i++) {
-        workers[i].max_rows = model->max_rows / connections / BATCH * BATCH;
+        workers[i].max_rows = model->max_rows / connections / model->batch * model->batch;
         GF_ASSERT(pthread_create(&workers[i].thread, NULL, bulk, &workers[i]) == 0);
     }
     pthread_barrier_wait(&barrier);
@@ -385,7 +472,7 @@ static struct result run_bulk(const struct worker *model, int connections)
 
 int main(int argc, char **argv)
 {
-    static const char *const names[] = {"text", "prepared", "array"};
+    static const char *const names[] = {"text", "prepared", "array", "load"};
     static struct gf_config config;
     struct worker model = {.config = &config};
     int64_t seconds = bench_arg(argc, argv, "--seconds", 10);
@@ -396,13 +483,14 @@ int main(int argc, char **argv)
     bench_config(&config);
     model.users = bench_arg(argc, argv, "--users", 100000);
     model.server_pid = bench_arg(argc, argv, "--mysql-pid", 0);
+    model.batch = bench_arg(argc, argv, "--batch", 2000);
     model.max_rows = bench_arg(argc, argv, "--rows", 600000);
     GF_ASSERT(mysql_library_init(0, NULL, NULL) == 0);
     mysql = connect_server(&config);
     fresh_tables(mysql, model.users);
     result = run_one_txn(&model, seconds);
     printf("one_txn_per_s=%.0f\none_txn_mysql_us=%.1f\n", result.per_s, result.server_us);
-    for (int method = TEXT; method <= ARRAY; method++)
+    for (int method = TEXT; method <= LOAD; method++)
         for (int connections = 1; connections <= 2; connections++) {
             model.method = (enum method)method;
             fresh_tables(mysql, model.users);

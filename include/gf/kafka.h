@@ -98,7 +98,7 @@ int gf_kafka_consumer_fd(const struct gf_kafka_consumer *consumer);
 GF_NODISCARD enum gf_class gf_kafka_consumer_serve(struct gf_kafka_consumer *consumer, struct gf_error *error_r);
 /* Up to `max` messages of one partition that are here already, in offset order; 0 when there are none. */
 int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition, struct gf_kafka_message *messages_r, int max);
-void gf_kafka_batch_free(struct gf_kafka_message *messages, int count);
+void gf_kafka_batch_free(struct gf_kafka_message *messages, int count); /* a second time does nothing */
 /* Where the partition ended when it was fetched last; negative: not known yet. Asks nobody. */
 int64_t gf_kafka_consumer_end(struct gf_kafka_consumer *consumer, int32_t partition);
 /* Reads the partition again from `offset` (after a batch was given back). */

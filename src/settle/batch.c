@@ -8,6 +8,8 @@
 #include "gf/hash.h"
 #include "gf/num.h"
 
+#define PIECE_BLOCKS ((int)(BATCH_PIECE / (BATCH_BLOCK / GF_COMMAND_MAX) + 1)) /* of the longest commands */
+
 static uint32_t table_size(int max)
 {
     uint32_t size = 16;
@@ -51,6 +53,8 @@ void batch_destroy(struct batch **batch)
         return;
     batch_release(old);
     gf_sha256_destroy(&old->sha);
+    for (int i = 0; i < old->block_count; i++)
+        free(old->blocks[i]);
     free(old->messages);
     free(old->commands);
     free(old->details);
@@ -72,6 +76,8 @@ void batch_release(struct batch *batch)
 {
     gf_kafka_batch_free(batch->messages, batch->count);
     batch->count = batch->at = batch->n = 0;
+    batch->block_at = 0;
+    batch->block_used = 0;
 }
 
 static void digest_prefix(struct batch *batch, const void *bytes, size_t len, uint8_t fp_r[BATCH_FP])
@@ -119,6 +125,60 @@ void batch_load(struct batch *batch, int count, int32_t partitions)
     for (int i = 0; i < count; i++) {
         GF_ASSERT(batch->messages[i].partition == batch->partition);
         decode(batch, i, partitions);
+    }
+}
+
+int batch_room(const struct batch *batch)
+{
+    int left = batch->max - batch->count;
+
+    if (batch->block_at + PIECE_BLOCKS >= BATCH_BLOCKS_MAX)
+        return 0;
+    return left < BATCH_PIECE ? left : BATCH_PIECE;
+}
+
+static char *take_bytes(struct batch *batch, size_t len)
+{
+    char *at;
+
+    GF_ASSERT(len <= BATCH_BLOCK);
+    if (batch->block_used + len > BATCH_BLOCK) {
+        batch->block_at++;
+        batch->block_used = 0;
+    }
+    GF_ASSERT(batch->block_at < BATCH_BLOCKS_MAX);
+    if (batch->block_at == batch->block_count)
+        batch->blocks[batch->block_count++] = gf_xmalloc(BATCH_BLOCK);
+    at = batch->blocks[batch->block_at] + batch->block_used;
+    batch->block_used += len;
+    return at;
+}
+
+/* One that is too long for a command stays Kafka's: it will be a dead letter. */
+static void keep(struct batch *batch, struct gf_kafka_message *message)
+{
+    size_t key_len = message->key != NULL ? message->key_len : 0, value_len = message->value != NULL ? message->value_len : 0;
+    char *copy;
+
+    if (key_len + value_len > GF_COMMAND_MAX)
+        return;
+    copy = take_bytes(batch, key_len + value_len);
+    if (message->key != NULL)
+        message->key = memcpy(copy, message->key, key_len);
+    if (message->value != NULL)
+        message->value = memcpy(copy + key_len, message->value, value_len);
+    gf_kafka_batch_free(message, 1);
+}
+
+void batch_add(struct batch *batch, int more, int32_t partitions)
+{
+    GF_ASSERT(more > 0 && more <= batch_room(batch));
+    if (batch->count == 0)
+        batch->partition = batch->messages[0].partition;
+    for (int end = batch->count + more; batch->count < end; batch->count++) {
+        GF_ASSERT(batch->messages[batch->count].partition == batch->partition);
+        decode(batch, batch->count, partitions);
+        keep(batch, &batch->messages[batch->count]);
     }
 }
 

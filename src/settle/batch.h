@@ -2,7 +2,7 @@
 #pragma once
 /* The records taken from one partition and what one settlement transaction makes of a window of them: decoded commands,
  * who is a duplicate of whom, the wallets and credits they name, the plan. Plain memory: no I/O.
- * Owns the Kafka messages from batch_load to batch_release. All arrays are allocated once, for `max` records.
+ * Owns the Kafka messages from batch_load or batch_add to batch_release. All arrays are allocated once, for `max` records.
  * Thread: the lane's. */
 #include "gf/crypto.h"
 #include "gf/kafka.h"
@@ -10,6 +10,10 @@
 
 #define BATCH_DETAIL 96 /* gf_command_decode's */
 #define BATCH_FP 8
+
+#define BATCH_BLOCK (256u << 10)
+#define BATCH_BLOCKS_MAX 64
+#define BATCH_PIECE 512 /* records taken from Kafka at once */
 
 /* What becomes of a record of the window. */
 enum fate {
@@ -35,6 +39,9 @@ struct batch {
     struct gf_command *commands;
     char (*details)[BATCH_DETAIL];
     int count;
+    char *blocks[BATCH_BLOCKS_MAX]; /* copies of keys and values, so that Kafka's memory (twice as much) is given back at once */
+    int block_count, block_at;      /* allocated; the one that is being filled */
+    size_t block_used;
 
     /* the window of one transaction: records [at, at + n) */
     int at, n;
@@ -63,6 +70,10 @@ void batch_destroy(struct batch **batch);
 
 /* Decodes messages[0..count), which the caller has taken into batch->messages. */
 void batch_load(struct batch *batch, int count, int32_t partitions);
+/* The same for `more` messages behind those that are loaded; what they hold is copied, and Kafka's memory given back. */
+void batch_add(struct batch *batch, int more, int32_t partitions);
+/* Room for so many more at once; 0: the batch is full, of records or of bytes. */
+int batch_room(const struct batch *batch);
 /* The same for one record that must not be parsed again (F12 a): a dead letter whose key and ce_id header give its ids. */
 void batch_load_unparsed(struct batch *batch);
 void batch_release(struct batch *batch);

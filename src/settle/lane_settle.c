@@ -377,10 +377,8 @@ static bool check_last(struct lane *lane, struct part *part, const struct gf_kaf
 }
 
 /* F11: prices are judged at the broker's time. Records with their producer's would choose their own price. */
-static bool check_times(struct lane *lane, const struct part *part, int count)
+static bool check_times(struct lane *lane, const struct part *part, const struct gf_kafka_message *messages, int count)
 {
-    const struct gf_kafka_message *messages = lane->batch->messages;
-
     for (int i = 0; i < count; i++) {
         if (messages[i].append_time)
             continue;
@@ -392,9 +390,8 @@ static bool check_times(struct lane *lane, const struct part *part, int count)
 }
 
 /* Takes records off the front that were settled before. */
-static int drop_settled(struct lane *lane, const struct part *part, int count)
+static int drop_settled(const struct part *part, struct gf_kafka_message *messages, int count)
 {
-    struct gf_kafka_message *messages = lane->batch->messages;
     int settled = 0;
 
     while (settled < count && messages[settled].offset < part->claim.next_offset)
@@ -424,39 +421,56 @@ static bool load_careful(struct lane *lane, struct part *part)
     return true;
 }
 
-static bool take_and_settle(struct lane *lane, struct part *part)
+/* A piece of what is there, checked and decoded. False: nothing of the batch may be settled. */
+static bool take_piece(struct lane *lane, struct part *part, int max, int *taken_r)
 {
     bool careful = part->careful_to > part->claim.next_offset;
     struct batch *batch = lane->batch;
-    int count;
-    bool go_on;
+    struct gf_kafka_message *piece = &batch->messages[batch->count];
+    int count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, piece, max);
+    bool go_on = part->owned; /* taking may have found the partition broken */
+    int before = batch->count;
 
-    stage_start(&lane->stage);
-    count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, batch->messages,
-                                   careful || part->check_last ? 1 : batch->max);
-    go_on = part->owned; /* taking may have found the partition broken */
+    *taken_r = count;
     if (count == 0)
-        return false;
+        return go_on;
     GF_POINT(settle_polled);
     stage_end(&lane->stage, STAGE_POLL);
     if (go_on && part->check_last)
-        go_on = check_last(lane, part, &batch->messages[0]);
+        go_on = check_last(lane, part, piece);
     if (go_on)
-        count = drop_settled(lane, part, count);
+        count = drop_settled(part, piece, count);
     if (go_on)
-        go_on = check_times(lane, part, count);
-    batch->count = count;
+        go_on = check_times(lane, part, piece, count);
     if (go_on && count > 0) {
         if (careful)
             go_on = load_careful(lane, part);
         else
-            batch_load(batch, count, part->claim.partitions);
-        stage_end(&lane->stage, STAGE_DECODE);
-        if (go_on)
-            settle_taken(lane, part);
+            batch_add(batch, count, part->claim.partitions);
     }
+    if (!go_on && batch->count == before)
+        gf_kafka_batch_free(piece, count);
+    stage_end(&lane->stage, STAGE_DECODE);
+    return go_on;
+}
+
+/* Piece by piece: librdkafka fetches the next ones meanwhile, so that one batch can be longer than its queue. */
+static bool take_and_settle(struct lane *lane, struct part *part)
+{
+    bool one = part->careful_to > part->claim.next_offset || part->check_last;
+    struct batch *batch = lane->batch;
+    bool some = false, go_on;
+    int taken;
+
+    stage_start(&lane->stage);
+    do {
+        go_on = take_piece(lane, part, one ? 1 : batch_room(batch), &taken);
+        some = some || taken > 0;
+    } while (go_on && taken > 0 && !one && batch_room(batch) > 0);
+    if (go_on && batch->count > 0)
+        settle_taken(lane, part);
     batch_release(batch);
-    return true;
+    return some;
 }
 
 struct republishing {

@@ -12,6 +12,7 @@
 #include "gf/point.h"
 
 #define TRACKERS 512
+#define UNACKED_MAX 20000 /* what they cost librdkafka is bounded, however long batches are */
 #define QUEUE_FULL_TRIES 200
 #define QUEUE_FULL_WAIT_MS 10
 
@@ -71,7 +72,7 @@ enum gf_class notifier_create(const struct gf_config *config, struct notifier **
     enum gf_class class;
 
     (void)snprintf(notifier->topic, sizeof(notifier->topic), "%s.notices", config->kafka_prefix);
-    notifier->unacked_max = 2 * config->settle_batch;
+    notifier->unacked_max = config->settle_batch < UNACKED_MAX / 2 ? 2 * config->settle_batch : UNACKED_MAX;
     gf_buf_init(&notifier->key, 64);
     gf_buf_init(&notifier->value, GF_NOTICE_MAX);
     for (size_t i = 0; i < TRACKERS; i++)

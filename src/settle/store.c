@@ -22,7 +22,7 @@ struct store *store_create(const struct gf_config *config)
     store->catalogue = catalogue_create(config);
     store->sha = gf_sha256_create();
     gf_buf_init(&store->text, STATEMENT_MAX);
-    store->rows = gf_xcalloc((size_t)config->settle_batch, sizeof(store->rows[0]));
+    store->rows = gf_xcalloc(ROWS_PER_BULK, sizeof(store->rows[0]));
     return store;
 }
 

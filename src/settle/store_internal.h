@@ -8,6 +8,7 @@
 #define STATEMENT_FLUSH (3u << 19) /* a multi-row statement is sent when it has grown past this: below 4 MiB in all */
 #define WALLETS_PER_SELECT 500     /* longer lists lose the range scan in key order, and with it the lock order */
 #define WALLETS_PER_UPDATE 1000
+#define ROWS_PER_BULK 4096 /* of one array: longer ones save nothing and their copies cost memory */
 #define PAIRS_PER_SELECT 300
 #define CREDITS_PER_UPDATE 500
 #define PAYLOAD_MAX (1u << 20) /* of a dead letter */
@@ -24,7 +25,7 @@ struct store {
     struct gf_sql *sql;
     struct catalogue *catalogue;
     struct gf_sql_bulk *insert_trades, *update_wallets; /* NULL: this server takes text only */
-    struct store_row *rows;                             /* [settle.batch], for those two */
+    struct store_row *rows;                             /* [ROWS_PER_BULK], for those two */
     struct gf_buf text;
     struct gf_sha256_ctx *sha;
     struct stage_clock stage; /* of the transaction at work */

@@ -102,11 +102,17 @@ static void fill_trade(struct store_row *row, int32_t log, const struct gf_trade
 
 static enum gf_class bulk_trades(struct store *store, const struct batch *batch, int32_t log, struct gf_error *error_r)
 {
-    int rows = batch->plan.trade_count;
+    enum gf_class class = GF_OK;
+    int rows = 0;
 
-    for (int i = 0; i < rows; i++)
-        fill_trade(&store->rows[i], log, &batch->plan.trades[i]);
-    return rows > 0 ? run_bulk(store, store->insert_trades, rows, rows, error_r) : GF_OK;
+    for (int i = 0; i < batch->plan.trade_count && class == GF_OK; i++) {
+        fill_trade(&store->rows[rows++], log, &batch->plan.trades[i]);
+        if (rows < ROWS_PER_BULK && i + 1 < batch->plan.trade_count)
+            continue;
+        class = run_bulk(store, store->insert_trades, rows, rows, error_r);
+        rows = 0;
+    }
+    return class;
 }
 
 static void add_number(struct gf_buf *text, int64_t value)
@@ -245,9 +251,10 @@ static void add_wallet(struct gf_buf *text, const struct gf_wallet *wallet, bool
 static enum gf_class bulk_wallets(struct store *store, const struct batch *batch, struct gf_error *error_r)
 {
     int64_t now_ms = gf_clock_real_ms();
+    enum gf_class class = GF_OK;
     int rows = 0;
 
-    for (int i = 0; i < batch->wallet_count; i++) {
+    for (int i = 0; i < batch->wallet_count && class == GF_OK; i++) {
         const struct gf_wallet *wallet = &batch->wallets[i];
         const int64_t numbers[] = {wallet->user_id,         wallet->balance,     wallet->debt,     wallet->ver,
                                    wallet->total_recharged, wallet->total_spent, wallet->last_log, wallet->last_off,
@@ -255,8 +262,12 @@ static enum gf_class bulk_wallets(struct store *store, const struct batch *batch
 
         if (wallet->dirty)
             memcpy(store->rows[rows++].n, numbers, sizeof(numbers));
+        if (rows < ROWS_PER_BULK)
+            continue;
+        class = run_bulk(store, store->update_wallets, rows, INT64_C(2) * rows, error_r);
+        rows = 0;
     }
-    return rows > 0 ? run_bulk(store, store->update_wallets, rows, INT64_C(2) * rows, error_r) : GF_OK;
+    return class == GF_OK && rows > 0 ? run_bulk(store, store->update_wallets, rows, INT64_C(2) * rows, error_r) : class;
 }
 
 /* A join cannot create a row by mistake, and each changed row has a new ver: the affected count must be exact. */

@@ -413,7 +413,8 @@ int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition
 void gf_kafka_batch_free(struct gf_kafka_message *messages, int count)
 {
     for (int i = 0; i < count; i++) {
-        rd_kafka_message_destroy(messages[i].native);
+        if (messages[i].native != NULL)
+            rd_kafka_message_destroy(messages[i].native);
         messages[i].native = NULL;
     }
 }

@@ -118,7 +118,7 @@ enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t
     for (size_t c = 0; c < bulk->count; c++) {
         fill(bulk, c, rows, count);
         binds[c].u.indicator = bulk->columns[c].null_offset > 0 ? bulk->indicators[c] : NULL;
-        binds[c].buffer_type = bulk->columns[c].bytes == 0 ? MYSQL_TYPE_LONGLONG : MYSQL_TYPE_STRING;
+        binds[c].buffer_type = bulk->columns[c].bytes == 0 ? MYSQL_TYPE_LONGLONG : MYSQL_TYPE_BLOB;
         binds[c].buffer = bulk->columns[c].bytes == 0 ? (void *)bulk->numbers[c] : (void *)bulk->pointers[c];
         binds[c].length = bulk->columns[c].bytes == 0 ? NULL : bulk->lengths[c];
     }
