@@ -4,6 +4,8 @@
 # Gifts per second of settlement from a filled topic, beside two floors of the same server in the same run:
 #   one transaction per gift (conditional UPDATE, INSERT, COMMIT; prepared; 16 connections), and the fastest bulk insert of the same trade
 #   rows alone. The rate is taken from the batch table, first to last commit, the first batch's rows not counted.
+# --processes N,N,..: the same topic settled by so many processes instead, one measurement each, no floors. With --null-store the SQL is left
+# out (a build of its own, which settles nothing): what our part alone can do.
 # The wallets are written by SQL: benchmarks only.
 set -euo pipefail
 export LC_ALL=C.UTF-8
@@ -12,14 +14,16 @@ BENCH=settle
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
 usage() {
-    echo "usage: ./dev bench settle [--gifts N] [--warm N] [--users N] [--combo] [--hot] [--seconds N] [--set SECTION.KEY=VALUE] [--json]
+    echo "usage: ./dev bench settle [--gifts N] [--warm N] [--users N] [--combo] [--hot] [--lanes N] [--seconds N] [--set SECTION.KEY=VALUE] [--json]
+       ./dev bench settle --processes 1,2,4 [--null-store] [--gifts N] [...]
   --gifts N    commands in the topic (1000000)      --users N  distinct senders (100000)
   --warm N     commands settled before, not measured (400000)
   --combo      2,000 senders: combos                --seconds  of the floor with one transaction per gift (10)
+  --lanes N    settle.lanes (2)                     --set      any setting of giftflow.conf
   --hot        three of ten gifts are one sender's: its partition beside the others"
 }
 
-gifts=1000000 warm=400000 users=100000 seconds=10 hot=0 json='' settings=()
+gifts=1000000 warm=400000 users=100000 seconds=10 hot=0 json='' settings=() processes='' null_store=''
 while [ $# -gt 0 ]; do
     case $1 in
         --gifts) gifts=$2 && shift ;;
@@ -29,6 +33,9 @@ while [ $# -gt 0 ]; do
         --set) settings+=(--set "$2") && shift ;;
         --combo) users=2000 ;;
         --hot) hot=30 ;;
+        --lanes) settings+=(--set "settle.lanes=$2") && shift ;;
+        --processes) processes=${2//,/ } && shift ;;
+        --null-store) null_store=yes ;;
         --json) json=yes ;;
         *) usage && exit 2 ;;
     esac
@@ -47,6 +54,66 @@ wait_settled() { # OFFSETS: the sum of all logs
         sleep 0.5
     done
 }
+
+if [ -n "$null_store" ] && [ -z "$processes" ]; then processes=1; fi
+
+ops() { # NAME: its metrics
+    curl -fsS -m 5 "http://127.0.0.1:$(awk -v n="$1.ops" '$1 == n { print $2; exit }' "$STACK/ports")/metrics"
+}
+
+# What the processes have settled so far, by their own count: the null store leaves nothing in the tables.
+settled_by() { # COUNT
+    local i sum=0 one
+    for ((i = 1; i <= $1; i++)); do
+        one=$(ops "settle-$i" | sed -n 's/^giftflow_commands_total{outcome="settled"} //p')
+        sum=$((sum + one))
+    done
+    echo $sum
+}
+
+processor_of() { # COUNT
+    local i sum=0
+    for ((i = 1; i <= $1; i++)); do sum=$((sum + $(cpu_ms "settle-$i"))); done
+    echo $sum
+}
+
+now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
+
+# From the first look at which every process has begun to the one at which all is settled.
+measure_processes() { # COUNT GIFTS
+    local names=() i done_before done_now from_ms=0 cpu_before=0
+    for ((i = 1; i <= $1; i++)); do names+=("settle-$i"); done
+    for i in "${names[@]}"; do "$DEV" start "$i" --dir "$STACK" >&2; done
+    for ((i = 0; i < 6000; i++)); do
+        done_now=$(settled_by "$1")
+        if [ $from_ms = 0 ] && [ "$done_now" -gt 0 ]; then
+            from_ms=$(now_ms) done_before=$done_now cpu_before=$(processor_of "$1")
+        fi
+        if [ "$done_now" -ge "$2" ]; then break; fi
+        sleep 0.05
+    done
+    [ "$done_now" -ge "$2" ] || die "settlement stands still at $done_now of $2"
+    local took=$(($(now_ms) - from_ms)) gifts_done=$((done_now - done_before)) cpu=$(($(processor_of "$1") - cpu_before))
+    for i in "${names[@]}"; do "$DEV" stop "$i" --dir "$STACK" >&2; done
+    if [ -n "$json" ]; then
+        echo "{\"processes\":$1,\"null_store\":${null_store:+true}${null_store:-false},\"gifts\":$gifts_done,\"settled_per_s\":$(calc "$gifts_done * 1000 / $took" 0),\"settle_us\":$(calc "$cpu * 1000 / $gifts_done" 1)}" | sed 's/trueyes/true/'
+    else
+        printf '%s processes%s  %8s gifts/s  %5s us of processor per gift in them\n' "$1" "${null_store:+ without SQL}" "$(calc "$gifts_done * 1000 / $took" 0)" "$(calc "$cpu * 1000 / $gifts_done" 1)"
+    fi
+}
+
+if [ -n "$processes" ]; then
+    "$BIN/giftflow-bench-fill" --gifts "$gifts" --users "$users" || die "filling the topic failed"
+    if [ -n "$null_store" ]; then
+        "$DEV" build nullstore >&2 || die "the build without a store failed"
+        export GIFTFLOW_BUILD=nullstore GIFTFLOW_ROLE_ARGS=--null-store
+    fi
+    for count in $processes; do
+        measure_processes "$count" "$gifts"
+        if [ -z "$null_store" ]; then "$BIN/giftflow-bench-fill" --gifts "$gifts" --users "$users" || die "filling the topic failed"; fi
+    done
+    exit 0
+fi
 
 # The broker compiles itself while it runs: its first half minute costs several times what the rest does.
 note "warming up"
@@ -67,7 +134,7 @@ settle_dirty_pages
 mysql_before=$(cpu_ms mysql) kafka_before=$(cpu_ms kafka) redis_before=$(cpu_ms redis)
 "$DEV" start settle-1 --dir "$STACK" >&2
 wait_settled $((warm + gifts))
-settle_ms=$(cpu_ms settle-1)
+settle_ms=$(cpu_ms settle-1) metrics=$(ops settle-1)
 mysql_ms=$(($(cpu_ms mysql) - mysql_before)) kafka_ms=$(($(cpu_ms kafka) - kafka_before)) redis_ms=$(($(cpu_ms redis) - redis_before))
 
 read -r batches settled other first_ms last_ms < <(sql "SELECT COUNT(*), SUM(settled), SUM(rejected + duplicate + dead), MIN(committed_ms), MAX(committed_ms) FROM batch WHERE committed_ms > $warm_ms")
@@ -84,13 +151,21 @@ hot_rate=$(log_rate "= $hot_log") other_rate=$(log_rate "<> $hot_log")
 rate=$(calc "($gifts - $first_rows) * 1000 / ($last_ms - $first_ms)" 0)
 one=$(value one_txn_per_s) bulk=$(value bulk_insert_per_s)
 ratio_one=$(calc "$rate / $one") ratio_bulk=$(calc "$rate / $bulk")
+# Each stage of the lanes: the time that passed and its processor time, per gift. What a statement takes in the server is time that passed.
+stages='poll decode fence credits wallets plan trades update chain close commit publish notices acks'
+stage_us() { # STAGE wall|cpu
+    local family=giftflow_settle_stage_microseconds_total
+    if [ "$2" = cpu ]; then family=giftflow_settle_stage_cpu_microseconds_total; fi
+    calc "$(printf '%s\n' "$metrics" | sed -n "s/^$family{stage=\"$1\"} //p") / $gifts" 2
+}
 per_gift() { calc "$1 * 1000 / $gifts" 1; }
-kinds='text_1 text_2 prepared_1 prepared_2 array_1 array_2'
+kinds='text_1 text_2 prepared_1 prepared_2 array_1 array_2 load_1 load_2'
 if [ -n "$json" ]; then
     echo "{\"gifts\":$gifts,\"users\":$users,\"batches\":$batches,\"seconds\":$(calc "($last_ms - $first_ms) / 1000" 3),"
     if [ "$hot" != 0 ]; then echo "\"hot_partition_per_s\":$hot_rate,\"other_partitions_per_s\":$other_rate,"; fi
     echo "\"settled_per_s\":$rate,\"one_txn_per_s\":$one,\"bulk_insert_per_s\":$bulk,\"ratio_one_txn\":$ratio_one,\"ratio_bulk_insert\":$ratio_bulk,"
     for kind in $kinds; do echo "\"bulk_${kind}_per_s\":$(value "bulk_${kind}_per_s"),\"bulk_${kind}_mysql_us\":$(value "bulk_${kind}_mysql_us"),"; done
+    echo "\"stages_us_per_gift\":{$(for stage in $stages; do printf '%s"%s":{"wall":%s,"cpu":%s}' "${comma:-}" "$stage" "$(stage_us "$stage" wall)" "$(stage_us "$stage" cpu)" && comma=,; done)},"
     echo "\"one_txn_mysql_us\":$(value one_txn_mysql_us),\"cpu_us_per_gift\":{\"settle\":$(per_gift "$settle_ms"),\"mysql\":$(per_gift "$mysql_ms"),\"kafka\":$(per_gift "$kafka_ms"),\"redis\":$(per_gift "$redis_ms")}}"
 else
     echo "settlement              $rate gifts/s ($gifts gifts of $users users, $batches batches)"
@@ -101,4 +176,6 @@ else
         printf '  %-10s connections=%s  %8s/s  %5s us of the server per row\n' "${kind%_*}" "${kind#*_}" "$(value "bulk_${kind}_per_s")" "$(value "bulk_${kind}_mysql_us")"
     done
     echo "processor us per gift   settle $(per_gift "$settle_ms"), mysql $(per_gift "$mysql_ms") (one transaction a gift: $(value one_txn_mysql_us)), kafka $(per_gift "$kafka_ms"), redis $(per_gift "$redis_ms")"
+    echo "stages of the lanes     us per gift: time that passed (a statement's is the server's), processor of the lane"
+    for stage in $stages; do printf '  %-10s %6s %6s\n' "$stage" "$(stage_us "$stage" wall)" "$(stage_us "$stage" cpu)"; done
 fi

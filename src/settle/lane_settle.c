@@ -9,6 +9,7 @@
  *                after settle.retry_max becomes a dead letter if MySQL takes that, so nothing is buried for a broken server
  *  fenced        another process owns the log: the partition is dropped (F8) */
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "gf/clock.h"
 #include "gf/log.h"
@@ -47,6 +48,14 @@ static bool wait_again(struct lane *lane, const struct part *part, uint32_t gene
     return mine(part, generation) && !lane->rejoin;
 }
 
+static int compare_items(const void *a, const void *b)
+{
+    const struct publish_item *x = a, *y = b;
+
+    return (x->user_id > y->user_id) - (x->user_id < y->user_id);
+}
+
+/* Sorted by user, so that what one wallet had in the whole batch is one publish. */
 static void publish(struct lane *lane)
 {
     const struct batch *batch = lane->batch;
@@ -67,6 +76,7 @@ static void publish(struct lane *lane)
                                                      .balance = wallet != NULL ? wallet->balance : 0,
                                                      .status = wallet != NULL ? wallet->status : 1};
     }
+    qsort(lane->items, (size_t)count, sizeof(lane->items[0]), compare_items);
     publisher_add(lane->shared->publisher, lane->items, count);
 }
 

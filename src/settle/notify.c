@@ -12,7 +12,7 @@
 #include "gf/point.h"
 
 #define TRACKERS 512
-#define UNACKED_MAX 20000 /* what they cost librdkafka is bounded, however long batches are */
+#define UNACKED_MAX 10000 /* what they cost librdkafka is bounded, however long batches are */
 #define QUEUE_FULL_TRIES 200
 #define QUEUE_FULL_WAIT_MS 10
 

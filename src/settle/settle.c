@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "gf/clock.h"
@@ -14,6 +15,7 @@
 #include "gf/role.h"
 #include "gf/sql.h"
 #include "lane.h"
+#include "store.h"
 
 #define LANES_MAX 64
 #define STUCK_MS 60000 /* a lane that did not go round for this long is not ready; its longest single wait is shorter */
@@ -151,6 +153,14 @@ static int run(const struct gf_config *config, int argc, char **argv)
     struct gf_error error;
     enum gf_class class;
 
+#ifdef GF_NULL_STORE
+    if (argc > 1 && strcmp(argv[1], "--null-store") == 0) {
+        fprintf(stderr, "giftflow settle --null-store: NOTHING IS SETTLED. What is told to Redis and to the notices topic is made up.\n");
+        store_null = true;
+        argc--;
+        argv++;
+    }
+#endif
     if (argc > 1) {
         fprintf(stderr, "giftflow settle: unknown argument '%s'\n", argv[1]);
         return 2;

@@ -71,3 +71,8 @@ typedef void (*store_wallet_fn)(void *ctx, const struct gf_wallet *wallet, const
 /* Each row with its wallet as it is now (ver 0: there is none). */
 GF_NODISCARD enum gf_class store_wallets(struct store *store, const struct store_range *range, store_wallet_fn on_wallet,
                                          void *ctx, struct gf_error *error_r);
+
+#ifdef GF_NULL_STORE
+/* Benchmark builds only: windows are settled against wallets that do not exist, and nothing is written. Set before lanes start. */
+extern bool store_null;
+#endif

@@ -180,6 +180,15 @@ def test_every_point_is_passed_once_in_the_source_and_described():
     assert giftflow("points").stdout.split("\n")[:-1] == ["%-30s %s" % point for point in points()]
 
 
+def test_only_one_preset_can_leave_the_database_out():
+    with open(os.path.join(ROOT, "CMakePresets.json"), encoding="utf-8") as file:
+        presets = json.load(file)["configurePresets"]
+    assert [preset["name"] for preset in presets if "GF_NULL_STORE" in preset.get("cacheVariables", {})] == ["nullstore"]
+    assert re.search(r"^option\(GF_NULL_STORE .* OFF\)$", read("CMakeLists.txt"), re.M)
+    refused = giftflow("settle", "--null-store")
+    assert (refused.returncode, refused.stderr) == (2, "giftflow settle: unknown argument '--null-store'\n")
+
+
 def test_a_release_build_has_no_points(tmp_path):
     """Compiled as the release preset does it: without GF_POINTS. Neither code nor names nor texts may be left."""
     with open(os.path.join(ROOT, "CMakePresets.json"), encoding="utf-8") as file:
