@@ -63,7 +63,7 @@ void gf_admin_dead_list(const struct gf_call *call)
 static void add_state(struct gf_admin_job *job, enum gf_letter_state state)
 {
     gf_buf_addf(&job->body, "{\"log\":%lld,\"off\":%lld,\"state\":\"%s\"}", (long long)job->log, (long long)job->off,
-                gf_letter_state_text(state));
+                gf_letter_state_text((int)state));
 }
 
 /* Judges the letter and keeps what is to be produced. Thread: database. */
