@@ -9,7 +9,7 @@ local value = read(KEYS[1])
 local hold = value and find_hold(value, id, HEAD + 1)
 if hold then
   local held = unpack('<i8', value, 35) - unpack('<i8', value, hold + 16)
-  call('SET', KEYS[1], sub(value, 1, 34) .. pack('<i8', held) .. sub(value, 43, hold - 1) .. sub(value, hold + HOLD), 'PX', ARGV[1])
+  call('PSETEX', KEYS[1], ARGV[1], sub(value, 1, 34) .. pack('<i8', held) .. sub(value, 43, hold - 1) .. sub(value, hold + HOLD))
 end
 call('DEL', KEYS[2])
 if KEYS[3] and redis.pcall('GET', KEYS[3]) == id then call('DEL', KEYS[3]) end

@@ -25,10 +25,10 @@ local function judge_marker(m, w, q, at, amount)
   local value = read(w)
   local held = value and find_hold(value, sub(blob, at, at + 15), HEAD + 1)
   if held then
-    call('SET', w, sub(value, 1, held + 23) .. due .. sub(value, held + HOLD), 'PX', wallet_ttl)
+    call('PSETEX', w, wallet_ttl, sub(value, 1, held + 23) .. due .. sub(value, held + HOLD))
   end
   if held or amount < 0 then
-    call('SET', q, P .. sub(blob, at + 24, at + 39) .. terms, 'PX', marker_ttl)
+    call('PSETEX', q, marker_ttl, P .. sub(blob, at + 24, at + 39) .. terms)
     return '\1' .. terms
   end
 end
@@ -66,7 +66,7 @@ local function judge(w, q, d, at, amount)
   if used >= rate then return answer(7, 1000 - now % 1000) end
   local holds = sub(value, HEAD + 1)
   local function write(sum, rest)
-    call('SET', w, sub(value, 1, 34) .. pack('<i8I4I4', sum, second, used + 1) .. rest, 'PX', wallet_ttl)
+    call('PSETEX', w, wallet_ttl, sub(value, 1, 34) .. pack('<i8I4I4', sum, second, used + 1) .. rest)
   end
   if s ~= 1 then
     if not confirmed then return answer(5) end
@@ -95,8 +95,8 @@ local function judge(w, q, d, at, amount)
     return answer(10, b - h)
   end
   write(h + amount, holds .. sub(blob, at, at + 23) .. due)
-  call('SET', q, P .. sub(blob, at + 24, at + 55), 'PX', marker_ttl)
-  if d then call('SET', d, id, 'PX', click_ttl) end
+  call('PSETEX', q, marker_ttl, P .. sub(blob, at + 24, at + 55))
+  if d then call('PSETEX', d, click_ttl, id) end
   return (odd and '\129' or '\1') .. sub(blob, at + 40, at + 55)
 end
 
@@ -110,8 +110,8 @@ local function reserve(w, q, d, at)
     if f >= now and v ~= 0 and s == 1 and used < rate and b - h >= amount and
       not find(value, sub(blob, at, at + 15), HEAD + 1, true) and
       call('SET', q, P .. sub(blob, at + 24, at + 55), 'NX', 'PX', marker_ttl) then
-      call('SET', w, sub(value, 1, 34) .. pack('<i8I4I4', h + amount, second, used + 1) .. sub(value, HEAD + 1) ..
-        sub(blob, at, at + 23) .. due, 'PX', wallet_ttl)
+      call('PSETEX', w, wallet_ttl, sub(value, 1, 34) .. pack('<i8I4I4', h + amount, second, used + 1) ..
+        sub(value, HEAD + 1) .. sub(blob, at, at + 23) .. due)
       return '\1' .. sub(blob, at + 40, at + 55)
     end
   end

@@ -10,16 +10,15 @@ local ttl, blob = ARGV[1], ARGV[2]
 local fresh = pack('<i8i8', now + unpack('<i8', blob), now)
 local EMPTY = string.rep('\0', 16) -- h, r, k
 
-local function store(key, at, count)
+local function store(key, at, version, count)
   local value, odd = read(key)
-  local version = unpack('<i8', blob, at + 10)
   if not value then
     if version < 0 then return '0' end
-    call('SET', key, sub(blob, at, at + 17) .. fresh .. EMPTY, 'PX', ttl)
+    call('PSETEX', key, ttl, sub(blob, at, at + 17) .. fresh .. EMPTY)
     return odd and '2' or '1'
   end
-  local current, held, from = unpack('<i8', value, 11), unpack('<i8', value, 35), HEAD + 1
-  local released = false
+  local current, _, _, held = unpack('<i8i8i8i8', value, 11)
+  local from, released = HEAD + 1, false
   for i = 1, count do
     local id = at + 4 + 16 * i
     local hold = find_hold(value, sub(blob, id, id + 15), from)
@@ -35,15 +34,15 @@ local function store(key, at, count)
   end
   local taken = version >= current
   if not taken and not released then return '0' end
-  call('SET', key, (taken and sub(blob, at, at + 17) .. fresh or sub(value, 1, 34)) .. pack('<i8', held) .. sub(value, 43, HEAD) ..
-    sub(value, from), 'PX', ttl)
+  call('PSETEX', key, ttl, (taken and sub(blob, at, at + 17) .. fresh or sub(value, 1, 34)) .. pack('<i8', held) ..
+    sub(value, 43, HEAD) .. sub(value, from))
   return taken and '1' or '0'
 end
 
 local out, at, failure = {}, 9, ''
 for i = 1, #KEYS do
-  local count = unpack('<I2', blob, at + 18)
-  local ok, said = pcall(store, KEYS[i], at, count)
+  local version, count = unpack('<i8I2', blob, at + 10)
+  local ok, said = pcall(store, KEYS[i], at, version, count)
   if not ok then
     failure = type(said) == 'table' and said.err or tostring(said)
     said = '3'
