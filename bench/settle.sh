@@ -106,7 +106,8 @@ if [ -n "$processes" ]; then
     "$BIN/giftflow-bench-fill" --gifts "$gifts" --users "$users" || die "filling the topic failed"
     if [ -n "$null_store" ]; then
         "$DEV" build nullstore >&2 || die "the build without a store failed"
-        export GIFTFLOW_BUILD=nullstore GIFTFLOW_ROLE_ARGS=--null-store
+        printf '%s\n' "$ROOT/build/nullstore/giftflow" >"$STACK/bin"
+        export GIFTFLOW_ROLE_ARGS=--null-store
     fi
     for count in $processes; do
         measure_processes "$count" "$gifts"
