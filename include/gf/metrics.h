@@ -32,6 +32,29 @@
     X(COMMANDS_REJECTED, COUNTER, "giftflow_commands_total", "outcome=\"rejected\"", "consumed commands by outcome")   \
     X(COMMANDS_DUPLICATE, COUNTER, "giftflow_commands_total", "outcome=\"duplicate\"", "consumed commands by outcome") \
     X(COMMANDS_DEAD, COUNTER, "giftflow_commands_total", "outcome=\"dead\"", "consumed commands by outcome")           \
+    X(REJECTED_GIFT_NOT_FOUND, COUNTER, "giftflow_commands_rejected_total", "reason=\"gift_not_found\"", "rejected commands by reason") \
+    X(REJECTED_PRICE_MISMATCH, COUNTER, "giftflow_commands_rejected_total", "reason=\"price_mismatch\"", "rejected commands by reason") \
+    X(REJECTED_QUANTITY_OUT_OF_RANGE, COUNTER, "giftflow_commands_rejected_total", "reason=\"quantity_out_of_range\"", "rejected commands by reason") \
+    X(REJECTED_AMOUNT_OUT_OF_RANGE, COUNTER, "giftflow_commands_rejected_total", "reason=\"amount_out_of_range\"", "rejected commands by reason") \
+    X(REJECTED_SELF_GIFT, COUNTER, "giftflow_commands_rejected_total", "reason=\"self_gift\"", "rejected commands by reason") \
+    X(REJECTED_WALLET_NOT_FOUND, COUNTER, "giftflow_commands_rejected_total", "reason=\"wallet_not_found\"", "rejected commands by reason") \
+    X(REJECTED_WALLET_FROZEN, COUNTER, "giftflow_commands_rejected_total", "reason=\"wallet_frozen\"", "rejected commands by reason") \
+    X(REJECTED_INSUFFICIENT_BALANCE, COUNTER, "giftflow_commands_rejected_total", "reason=\"insufficient_balance\"", "rejected commands by reason") \
+    X(REJECTED_CREDIT_REFUSED, COUNTER, "giftflow_commands_rejected_total", "reason=\"credit_refused\"", "rejected commands by reason") \
+    X(DEAD_EMPTY, COUNTER, "giftflow_dead_letters_total", "reason=\"empty_record\"", "dead letters recorded, by reason") \
+    X(DEAD_NOT_JSON, COUNTER, "giftflow_dead_letters_total", "reason=\"not_json\"", "dead letters recorded, by reason") \
+    X(DEAD_VERSION, COUNTER, "giftflow_dead_letters_total", "reason=\"unknown_version\"", "dead letters recorded, by reason") \
+    X(DEAD_TYPE, COUNTER, "giftflow_dead_letters_total", "reason=\"unknown_type\"", "dead letters recorded, by reason") \
+    X(DEAD_FIELD, COUNTER, "giftflow_dead_letters_total", "reason=\"bad_field\"", "dead letters recorded, by reason") \
+    X(DEAD_KEY, COUNTER, "giftflow_dead_letters_total", "reason=\"foreign_key\"", "dead letters recorded, by reason") \
+    X(DEAD_PARTITION, COUNTER, "giftflow_dead_letters_total", "reason=\"foreign_partition\"", "dead letters recorded, by reason") \
+    X(DEAD_ID_VERSION, COUNTER, "giftflow_dead_letters_total", "reason=\"bad_request_id\"", "dead letters recorded, by reason") \
+    X(DEAD_NO_CREDIT, COUNTER, "giftflow_dead_letters_total", "reason=\"no_credit\"", "dead letters recorded, by reason") \
+    X(DEAD_CREDIT_STATE, COUNTER, "giftflow_dead_letters_total", "reason=\"bad_credit\"", "dead letters recorded, by reason") \
+    X(DEAD_ID_REUSED, COUNTER, "giftflow_dead_letters_total", "reason=\"id_reused\"", "dead letters recorded, by reason") \
+    X(DEAD_SQL_REFUSED, COUNTER, "giftflow_dead_letters_total", "reason=\"sql_refused\"", "dead letters recorded, by reason") \
+    X(DEAD_CRASH_LOOP, COUNTER, "giftflow_dead_letters_total", "reason=\"crash_loop\"", "dead letters recorded, by reason") \
+    X(DEAD_TOO_LARGE, COUNTER, "giftflow_dead_letters_total", "reason=\"too_large\"", "dead letters recorded, by reason") \
     X(BATCHES, COUNTER, "giftflow_batches_total", "", "settlement transactions committed")                            \
     X(SETTLE_RETRY, COUNTER, "giftflow_settle_retries_total", "class=\"retry\"", "settlement transactions that failed, by class of the error") \
     X(SETTLE_RETRY_UNCERTAIN, COUNTER, "giftflow_settle_retries_total", "class=\"uncertain\"", "settlement transactions that failed, by class of the error") \
@@ -41,7 +64,8 @@
     X(SETTLE_FENCED, COUNTER, "giftflow_settle_fenced_total", "", "batches dropped because another process took over") \
     X(SETTLE_PARTITIONS, GAUGE, "giftflow_settle_partitions", "", "partitions owned")                                 \
     X(SETTLE_STOPPED, GAUGE, "giftflow_settle_stopped_partitions", "", "partitions that must not go on: see the log")     \
-    X(SETTLE_LAG_MS, GAUGE, "giftflow_settle_oldest_age_milliseconds", "", "age of the oldest command seen unsettled") \
+    X(SETTLE_LAG_RECORDS, GAUGE, "giftflow_settle_lag_records", "", "records of the owned partitions that are not settled, as Kafka last said") \
+    X(SETTLE_LAG_MS, GAUGE, "giftflow_settle_oldest_age_milliseconds", "", "age of the oldest command taken: seconds of lag, rising while it cannot be settled") \
     X(STAGE_POLL, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"poll\"", "time of the lanes by stage of a batch") \
     X(STAGE_DECODE, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"decode\"", "time of the lanes by stage of a batch") \
     X(STAGE_FENCE, COUNTER, "giftflow_settle_stage_microseconds_total", "stage=\"fence\"", "time of the lanes by stage of a batch") \
@@ -100,10 +124,11 @@
     X(MYSQL_DOWN, COUNTER, "giftflow_mysql_disconnects_total", "", "connections to MySQL lost or refused")            \
     X(CATALOGUE_RELOADS, COUNTER, "giftflow_catalogue_reloads_total", "", "reloads of the gift catalogue")
 
-/* H(id, family, help): histograms in seconds, base-2 buckets from 0.25 ms to 32 s. */
+/* H(id, family, help): histograms with base-2 buckets. Families that end in _seconds: from 0.25 ms to 32 s. Others: counts of 1 to 131072. */
 #define GF_HISTOGRAM_MAP(H)                                                                        \
     H(HTTP_SECONDS, "giftflow_http_request_duration_seconds", "time from the last request byte to the answer") \
     H(SETTLE_SECONDS, "giftflow_settle_batch_duration_seconds", "time of one settlement transaction") \
+    H(SETTLE_BATCH, "giftflow_settle_batch_commands", "commands of one settlement transaction") \
     H(SETTLE_AGE_SECONDS, "giftflow_settle_age_seconds", "from Kafka's append to the settled commit") \
     H(NOTICE_AGE_SECONDS, "giftflow_gateway_notice_age_seconds", "from Kafka's append of the notice to the gateway")
 
@@ -117,5 +142,6 @@ void gf_metric_add(enum gf_metric metric, int64_t delta);
 void gf_metric_set(enum gf_metric metric, int64_t value);
 int64_t gf_metric_get(enum gf_metric metric);
 void gf_histogram_observe_us(enum gf_histogram histogram, int64_t us);
+void gf_histogram_observe_count(enum gf_histogram histogram, int64_t count);
 /* Appends the whole registry in Prometheus text format 0.0.4, process figures and giftflow_build_info included. */
 void gf_metrics_render(const char *role, struct gf_buf *out);

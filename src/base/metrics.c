@@ -22,10 +22,11 @@ struct series {
 static const struct series series[] = {GF_METRIC_MAP(SERIES_ROW)};
 static const struct series histograms[] = {GF_HISTOGRAM_MAP(HISTOGRAM_ROW)};
 
-#define BUCKETS 18 /* 0.25 ms << 0 .. << 17 = 32 s, and +Inf */
+#define BUCKETS 18 /* 0.25 ms << 0 .. << 17 = 32 s, or 1 .. 131072, and +Inf */
+#define FIRST_US 250
 struct histogram {
     _Atomic int64_t bucket[BUCKETS + 1];
-    _Atomic int64_t sum_us;
+    _Atomic int64_t sum; /* us, or counts */
 };
 
 static _Atomic int64_t values[GF_METRIC_COUNT];
@@ -49,17 +50,29 @@ int64_t gf_metric_get(enum gf_metric metric)
     return atomic_load_explicit(&values[metric], memory_order_relaxed);
 }
 
-void gf_histogram_observe_us(enum gf_histogram histogram, int64_t us)
+static void observe(enum gf_histogram histogram, int64_t value, int64_t first_bucket)
 {
     int bucket = 0;
 
     GF_ASSERT(histogram < GF_HISTOGRAM_COUNT);
-    if (us < 0)
-        us = 0;
-    while (bucket < BUCKETS && us > INT64_C(250) << bucket)
+    if (value < 0)
+        value = 0;
+    while (bucket < BUCKETS && value > first_bucket << bucket)
         bucket++;
     atomic_fetch_add_explicit(&histogram_values[histogram].bucket[bucket], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&histogram_values[histogram].sum_us, us, memory_order_relaxed);
+    atomic_fetch_add_explicit(&histogram_values[histogram].sum, value, memory_order_relaxed);
+}
+
+void gf_histogram_observe_us(enum gf_histogram histogram, int64_t us) { observe(histogram, us, FIRST_US); }
+
+void gf_histogram_observe_count(enum gf_histogram histogram, int64_t count) { observe(histogram, count, 1); }
+
+static bool in_seconds(const struct series *row)
+{
+    static const char end[] = "_seconds";
+    size_t len = strlen(row->family);
+
+    return len > sizeof(end) - 1 && strcmp(row->family + len - (sizeof(end) - 1), end) == 0;
 }
 
 static void render_head(struct gf_buf *out, const struct series *row, const char *type)
@@ -69,16 +82,17 @@ static void render_head(struct gf_buf *out, const struct series *row, const char
 
 static void render_histogram(struct gf_buf *out, const struct series *row, struct histogram *histogram)
 {
+    double unit = in_seconds(row) ? 1e-6 : 1, first = in_seconds(row) ? FIRST_US : 1;
     int64_t total = 0;
 
     render_head(out, row, "histogram");
     for (int i = 0; i <= BUCKETS; i++) {
         total += atomic_load_explicit(&histogram->bucket[i], memory_order_relaxed);
         if (i < BUCKETS)
-            gf_buf_addf(out, "%s_bucket{le=\"%g\"} %lld\n", row->family, 0.00025 * (double)(INT64_C(1) << i), (long long)total);
+            gf_buf_addf(out, "%s_bucket{le=\"%g\"} %lld\n", row->family, first * unit * (double)(INT64_C(1) << i), (long long)total);
     }
     gf_buf_addf(out, "%s_bucket{le=\"+Inf\"} %lld\n%s_sum %.6f\n%s_count %lld\n", row->family, (long long)total, row->family,
-                (double)atomic_load_explicit(&histogram->sum_us, memory_order_relaxed) / 1e6, row->family, (long long)total);
+                (double)atomic_load_explicit(&histogram->sum, memory_order_relaxed) * unit, row->family, (long long)total);
 }
 
 static void render_process(const char *role, struct gf_buf *out)

@@ -20,6 +20,7 @@
 #define DOWN_MS 100   /* between looks at a MySQL that does not answer */
 #define CALM_MS 10000 /* after this long in the group, leaving it starts with a short pause again */
 #define FLUSH_MAX_MS 5000
+#define LAG_LOOK_MS 200
 #define SHARE_MIN 131072 /* of the prefetch, per partition: a lane that waits for each fetch would be slow */
 
 static void serve_group(struct lane *lane)
@@ -49,6 +50,24 @@ static void wait_readable(struct lane *lane, int64_t ms)
     (void)poll(&fd, 1, (int)ms); /* an error or a signal only makes the turn come earlier */
 }
 
+/* The fetcher's answers tell where partitions end, also while nothing is taken; nobody is asked. */
+static void look_at_lag(struct lane *lane)
+{
+    int64_t now_ms = gf_clock_mono_ms(), records = 0;
+
+    if (now_ms - lane->lag_looked_ms < LAG_LOOK_MS)
+        return;
+    lane->lag_looked_ms = now_ms;
+    for (int32_t i = 0; i < lane->part_end && lane->consumer != NULL; i++) {
+        int64_t left = lane->parts[i].owned ? gf_kafka_consumer_end(lane->consumer, i) - lane->parts[i].claim.next_offset : 0;
+
+        records += left > 0 ? left : 0;
+    }
+    atomic_store(&lane->status.lag_records, records);
+    if (records > 0 && atomic_load(&lane->status.oldest_ms) == 0)
+        atomic_store(&lane->status.oldest_ms, gf_clock_real_ms()); /* nothing can be taken: time runs from now on */
+}
+
 void lane_pause(struct lane *lane, int64_t ms)
 {
     int64_t end_ms = gf_clock_mono_ms() + ms;
@@ -60,6 +79,7 @@ void lane_pause(struct lane *lane, int64_t ms)
             wait_readable(lane, left_ms < SLICE_MS ? left_ms : SLICE_MS);
         serve_group(lane);
         notifier_serve(lane->notifier, 0);
+        look_at_lag(lane);
         atomic_store(&lane->status.turned_ms, gf_clock_mono_ms());
     } while (gf_clock_mono_ms() < end_ms && !lane->rejoin);
 }
@@ -161,7 +181,7 @@ static void serve_parts(struct lane *lane)
         notifier_serve(lane->notifier, ACK_MS);
         return;
     }
-    atomic_store(&lane->status.lag_ms, 0);
+    atomic_store(&lane->status.oldest_ms, 0);
     wait_readable(lane, notifier_waiting(lane->notifier) ? ACK_MS : IDLE_MS);
 }
 
@@ -171,6 +191,7 @@ static void turn(struct lane *lane)
     atomic_store(&lane->status.connected, notifier_connected(lane->notifier));
     serve_group(lane);
     notifier_serve(lane->notifier, 0);
+    look_at_lag(lane);
     if (!database_up(lane)) {
         lane_pause(lane, DOWN_MS);
     } else if (lane->consumer == NULL) {

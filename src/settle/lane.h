@@ -26,7 +26,8 @@ struct shared {
 struct lane_status {
     atomic_bool sql_ok, joined, connected, ended;
     atomic_int stopped; /* partitions that must not go on */
-    atomic_llong lag_ms;
+    atomic_llong oldest_ms;   /* append time of the oldest record taken; 0: none waits */
+    atomic_llong lag_records; /* of the owned partitions, as Kafka last said */
     atomic_llong turned_ms; /* monotonic; the thread went round */
 };
 

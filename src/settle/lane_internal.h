@@ -46,6 +46,7 @@ struct lane {
     int64_t joined_ms;
     int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
     int64_t looked_ms; /* when the partition count was last compared */
+    int64_t lag_looked_ms;
 };
 
 /* lane.c */

@@ -16,6 +16,7 @@
 #include "gf/metrics.h"
 #include "gf/point.h"
 #include "lane_internal.h"
+#include "tally.h"
 
 #define BACKOFF_MS 20
 #define BACKOFF_MAX_MS 2000
@@ -98,19 +99,8 @@ static void notify(struct lane *lane, struct part *part)
 static void count_batch(struct lane *lane)
 {
     const struct batch *batch = lane->batch;
-    int64_t now_ms = gf_clock_real_ms();
 
-    gf_metric_add(GF_M_BATCHES, 1);
-    gf_metric_add(GF_M_COMMANDS_SETTLED, batch->plan.settled);
-    gf_metric_add(GF_M_COMMANDS_REJECTED, batch->plan.rejected);
-    gf_metric_add(GF_M_COMMANDS_DUPLICATE, batch->duplicates);
-    gf_metric_add(GF_M_COMMANDS_DEAD, batch->plan.dead + batch->dead);
-    for (int i = 0; i < batch->n; i++) {
-        int64_t age_ms = now_ms - batch_command(batch, i)->append_ms;
-
-        gf_histogram_observe_us(GF_H_SETTLE_AGE_SECONDS, age_ms > 0 ? age_ms * 1000 : 0);
-    }
-    atomic_store(&lane->status.lag_ms, now_ms - batch_command(batch, 0)->append_ms);
+    tally_batch(batch, gf_clock_real_ms());
     if (batch->plan.dead + batch->dead > 0)
         gf_log(GF_WARN, "dead_letters_recorded", "partition=%" PRId32 " count=%d first_offset=%" PRId64, batch->partition,
                batch->plan.dead + batch->dead, batch->first_offset);
@@ -453,6 +443,7 @@ static bool take_piece(struct lane *lane, struct part *part, int max, int *taken
     if (go_on)
         go_on = check_times(lane, part, piece, count);
     if (go_on && count > 0) {
+        atomic_store(&lane->status.oldest_ms, batch->messages[0].timestamp_ms);
         if (careful)
             go_on = load_careful(lane, part);
         else

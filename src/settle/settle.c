@@ -67,14 +67,18 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
 static void on_lag(void *ctx)
 {
     const struct settle *settle = ctx;
-    int64_t lag_ms = 0;
+    int64_t now_ms = gf_clock_real_ms(), lag_ms = 0, records = 0;
 
     for (int i = 0; i < settle->lane_count; i++) {
-        int64_t lane_ms = atomic_load(&lane_status(settle->lanes[i])->lag_ms);
+        const struct lane_status *status = lane_status(settle->lanes[i]);
+        int64_t oldest_ms = atomic_load(&status->oldest_ms);
 
-        lag_ms = lane_ms > lag_ms ? lane_ms : lag_ms;
+        records += atomic_load(&status->lag_records);
+        if (oldest_ms > 0 && now_ms - oldest_ms > lag_ms)
+            lag_ms = now_ms - oldest_ms;
     }
     gf_metric_set(GF_M_SETTLE_LAG_MS, lag_ms);
+    gf_metric_set(GF_M_SETTLE_LAG_RECORDS, records);
 }
 
 static void on_overdue(void *ctx)

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 import cache
-from stack import Stack, uuid7, wait_until
+from stack import ROOT, Stack, uuid7, wait_until
 
 ONLY_SETTLE = {"ingest": 0, "router": 0, "gateway": 0, "sweep": 0}
 FOREVER = 9223372036854775807
@@ -388,6 +388,7 @@ def test_a_record_that_mysql_refuses_is_buried_alone(books):
     """F12 b: the rest of its batch goes on; the transaction is halved down to the record."""
     user = books.new_id()
     fund(books, [user], 10_000)
+    before = books.metrics("settle-1")
     root = books.connect_db("root")
     with root.cursor() as cursor:
         cursor.execute("CREATE TRIGGER refuse BEFORE INSERT ON trade FOR EACH ROW IF NEW.room_id = 666 THEN SIGNAL SQLSTATE '45000'; END IF")
@@ -402,6 +403,125 @@ def test_a_record_that_mysql_refuses_is_buried_alone(books):
     assert [outcome(books, command["request_id"], user) for i, command in enumerate(commands) if i != 13] == ["settled"] * 39
     letters = [letter for letter in dead_letters(books).values() if letter["rec_key"] == str(user).encode()]
     assert [DEAD[letter["reason"]] for letter in letters] == ["sql_refused"]
+    wait_until(lambda: moved(books, before).get('giftflow_dead_letters_total{reason="sql_refused"}') == 1, 60, "the dead letter's metric")
+    assert moved(books, before)['giftflow_settle_retries_total{class="reject"}'] > 0
+
+
+# -- what operators see
+
+
+def moved(stack, before, name="settle-1"):
+    """How far each series went since `before`; those that stand still are left out."""
+    now = stack.metrics(name)
+    return {series: now[series] - before.get(series, 0) for series in now if now[series] != before.get(series, 0)}
+
+
+def labelled(family, label, values):
+    return {f'{family}{{{label}="{value}"}}' for value in values}
+
+
+def test_the_metrics_of_settlement_have_help_and_every_reason_a_series(books):
+    status, _, text = books.http("GET", "/metrics", base=books.ops_url("settle-1"))
+    assert status == 200
+    series = set(books.metrics("settle-1"))
+    wanted = labelled("giftflow_commands_total", "outcome", ["settled", "rejected", "duplicate", "dead"])
+    wanted |= labelled("giftflow_commands_rejected_total", "reason", OUTCOMES[2:])
+    wanted |= labelled("giftflow_dead_letters_total", "reason", DEAD[1:])
+    wanted |= labelled("giftflow_settle_retries_total", "class", ["retry", "reject", "uncertain", "fatal"])
+    wanted |= {"giftflow_settle_lag_records", "giftflow_settle_oldest_age_milliseconds", "giftflow_settle_fenced_total", "giftflow_settle_batch_commands_count",
+               "giftflow_settle_batch_duration_seconds_count", "giftflow_settle_age_seconds_count"}  # fmt: skip
+    assert not wanted - series
+    documented = (ROOT / "config" / "metrics.md").read_text()
+    for family in {name.split("{")[0].removesuffix("_count") for name in wanted}:
+        assert f"# HELP {family} " in text and f"| {family} |" in documented, family
+
+
+def test_the_metrics_move_by_what_was_settled(books):
+    user = books.new_id()
+    fund(books, [user], 1000)
+    before = books.metrics("settle-1")
+    first, selfish, poor = books.gift_command(user), books.gift_command(user, receiver_id=user), books.gift_command(user, quantity=100)
+    books.produce_many([(str(user), command) for command in (first, first, selfish, poor)])
+    books.produce(str(user), b"{")
+    books.produce(str(user), {**books.gift_command(user), "colour": "red"})
+    wanted = {
+        'giftflow_commands_total{outcome="settled"}': 1,
+        'giftflow_commands_total{outcome="duplicate"}': 1,
+        'giftflow_commands_total{outcome="rejected"}': 2,
+        'giftflow_commands_total{outcome="dead"}': 2,
+        'giftflow_commands_rejected_total{reason="self_gift"}': 1,
+        'giftflow_commands_rejected_total{reason="insufficient_balance"}': 1,
+        'giftflow_dead_letters_total{reason="not_json"}': 1,
+        'giftflow_dead_letters_total{reason="bad_field"}': 1,
+    }
+    families = ("giftflow_commands_total", "giftflow_commands_rejected_total", "giftflow_dead_letters_total")
+
+    def seen():
+        return {series: delta for series, delta in moved(books, before).items() if series.startswith(families)}
+
+    wait_until(lambda: seen() == wanted, 60, "the counters")
+    change = moved(books, before)
+    assert change["giftflow_settle_batch_commands_sum"] == 6
+    assert change["giftflow_settle_batch_commands_count"] == change["giftflow_batches_total"] == change["giftflow_settle_batch_duration_seconds_count"]
+    assert change["giftflow_settle_age_seconds_count"] == 6
+
+
+def test_a_transaction_that_loses_its_connection_is_a_counted_retry(books):
+    user = books.new_id()
+    fund(books, [user], 1000)
+    before = books.metrics("settle-1")
+    command = books.gift_command(user)
+    other, root = books.connect_db(), books.connect_db("root")
+
+    def waiting():
+        with root.cursor() as look:
+            look.execute("SELECT trx_mysql_thread_id id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+            return look.fetchone()
+
+    with root, other, other.cursor() as cursor:
+        cursor.execute("START TRANSACTION")
+        cursor.execute("SELECT * FROM wallet WHERE user_id = %s FOR UPDATE", (user,))
+        books.produce(str(user), command)
+        waiter = wait_until(waiting, 60, "settlement waits", every=0.5)
+        with root.cursor() as killer:
+            killer.execute("KILL %d" % waiter["id"])
+        wait_until(lambda: moved(books, before).get('giftflow_settle_retries_total{class="retry"}'), 60, "the retry")
+        cursor.execute("ROLLBACK")
+    wait_until(lambda: outcome(books, command["request_id"], user) == "settled", 60, "the gift's outcome")
+
+
+def test_without_mysql_the_partitions_are_kept_and_lag_rises():
+    """F20: heartbeats go on, and nothing is given up before settle.retry_max; what waits is seen in records and in time."""
+    session_ms = 2000
+    stack = Stack(roles=ONLY_SETTLE, settings={"settle.retry_max": "10m", "kafka.session_timeout": f"{session_ms}ms", "settle.queue_bytes": "1MiB"})
+    found = None
+    try:
+        stack.up()
+        add_gift(stack, 22, 90)
+        users = [stack.new_id() for _ in range(20)]
+        fund(stack, users, 1_000_000)
+        claimed = stack.log_text("settle-1").count("event=partition_claimed")
+        stack.kill("mysql")
+        wait_until(lambda: not stack.is_ready("settle-1"), 60, "not ready without MySQL")
+        commands = [stack.gift_command(users[i % len(users)]) for i in range(2000)]
+        stack.produce_many([(str(command["user_id"]), command) for command in commands])
+        wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_lag_records"] == len(commands), 60, "lag in records")
+        # Three session time-outs: a member that sent no heartbeats would be out of the group by now.
+        wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_oldest_age_milliseconds"] > 3 * session_ms, 60, "lag in time")
+        assert stack.metrics("settle-1")["giftflow_settle_partitions"] == stack.partitions
+        stack.start("mysql")
+        stack.drain()
+        wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_lag_records"] == 0, 60, "no lag in records")
+        wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_oldest_age_milliseconds"] == 0, 60, "no lag in time")
+        log = stack.log_text("settle-1")
+        assert (log.count("event=partition_claimed"), log.count("event=group_left")) == (claimed, 0)
+        assert {outcome(stack, command["request_id"], command["user_id"]) for command in commands[::100]} == {"settled"}
+        check_books(stack)
+    finally:
+        stack.down(purge=False)
+        found = stack.bad_log_lines()
+        stack.dev("down", "--purge", check=False)
+    assert not found, "\n".join(found)
 
 
 # -- what may be killed

@@ -303,7 +303,7 @@ def metric_families():
 
 def metrics_reference():
     lines = ["# Metrics", "", "Generated from include/gf/metrics.h by `python3 tests/tidy/test_tidy.py --update`. Every role serves all",
-             "families at /metrics of its operations port; those of other roles stay 0. Histograms are in seconds.", "",
+             "families at /metrics of its operations port; those of other roles stay 0. Histograms whose name ends in _seconds are in seconds, others count.", "",
              "| family | kind | meaning |", "|---|---|---|"]
     lines += ["| %s | %s | %s |" % row for row in metric_families()]
     return "\n".join(lines) + "\n"

@@ -176,12 +176,15 @@ static void metrics_render_every_series_once(void **state)
     gf_buf_init(&out, 1 << 20);
     gf_metric_add(GF_M_BATCHES, 3);
     gf_histogram_observe_us(GF_H_SETTLE_SECONDS, 400);
+    gf_histogram_observe_count(GF_H_SETTLE_BATCH, 3);
     gf_metrics_render("test", &out);
     assert_true(gf_buf_ok(&out));
     assert_non_null(strstr(out.data, "\ngiftflow_batches_total 3\n"));
     assert_non_null(strstr(out.data, "giftflow_settle_batch_duration_seconds_bucket{le=\"0.00025\"} 0\n"));
     assert_non_null(strstr(out.data, "giftflow_settle_batch_duration_seconds_bucket{le=\"0.0005\"} 1\n"));
     assert_non_null(strstr(out.data, "giftflow_settle_batch_duration_seconds_count 1\n"));
+    assert_non_null(strstr(out.data, "giftflow_settle_batch_commands_bucket{le=\"2\"} 0\n"));
+    assert_non_null(strstr(out.data, "giftflow_settle_batch_commands_bucket{le=\"4\"} 1\n"));
     gf_buf_free(&out);
 }
 
