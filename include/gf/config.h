@@ -35,7 +35,6 @@
     X(gateway, queue_bytes, BYTES, "1MiB", 4096, 67108864, "bytes queued per client before it is closed (4408)")     \
     X(gateway, ping, MS, "20s", 100, 600000, "heartbeat interval; a client silent for two of them is closed")        \
     X(gateway, handshake_timeout, MS, "10s", 100, 60000, "time to complete the WebSocket handshake")                 \
-    X(gateway, gather, MS, "10ms", 0, 1000, "a busy room's next message follows its last by this; frames gather meanwhile") \
     X(gateway, announce, MS, "5s", 100, 60000, "how often the room set is published in Redis (TTL is three of these)") \
     X(ingest, bind, TEXT, "127.0.0.1", 1, 100, "address of the public API")                                          \
     X(ingest, port, INT, "8080", 0, 65535, "port of the public API; 0: any free port")                               \

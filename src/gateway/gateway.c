@@ -17,7 +17,6 @@
 #define BODY_MAX 1024
 #define EXPIRY_MS 1000
 #define DRAIN_STEP_MS 20
-#define GATHER_STEP_MS 2 /* between looks at the rooms that wait */
 #define FIRST_ROUTER_MS 15000
 #define LOOK_MARGIN_MS 500
 #define OTHER_DESCRIPTORS 1000 /* routers, Redis, requests that are no WebSockets */
@@ -35,24 +34,7 @@ static void on_turn(void *ctx)
     struct gateway *gateway = ctx;
 
     routers_flush(&gateway->routers);
-    if (gateway->hub.dirty == NULL)
-        return;
-    hub_flush(&gateway->hub, gf_clock_mono_ms());
-    if (gateway->hub.waiting == NULL || gateway->gathering)
-        return;
-    gateway->gathering = true;
-    gf_timer_reset(gateway->gather, GATHER_STEP_MS, GATHER_STEP_MS);
-}
-
-static void on_gather(void *ctx)
-{
-    struct gateway *gateway = ctx;
-
-    hub_flush_waiting(&gateway->hub, gf_clock_mono_ms());
-    if (gateway->hub.waiting != NULL)
-        return;
-    gateway->gathering = false;
-    gf_timer_reset(gateway->gather, INT32_MAX, 0);
+    hub_flush(&gateway->hub);
 }
 
 static void on_expiry(void *ctx)
@@ -100,7 +82,6 @@ static void on_drain(void *ctx)
     gateway->draining = true;
     gf_ops_draining(gateway->ops);
     announce_remove(&gateway->announce);
-    hub_flush_waiting(&gateway->hub, INT64_MAX / 2);
     gf_http_server_drain(gateway->http);
     for (struct hub_client *client = gateway->hub.clients; client != NULL; client = client->next)
         gf_ws_close(client->ws, GATEWAY_CLOSE_RESTART, "restart"); /* they leave in later turns: the list holds */
@@ -160,7 +141,6 @@ static enum gf_class start(struct gateway *gateway, struct gf_error *error_r)
     gateway->redis = gf_redis_create(gateway->loop, config, on_redis_up, gateway);
     gateway->announce.redis = gateway->redis;
     gateway->expiry = gf_timer_start(gateway->loop, EXPIRY_MS, EXPIRY_MS, on_expiry, gateway);
-    gateway->gather = gf_timer_start(gateway->loop, INT32_MAX, 0, on_gather, gateway);
     gf_loop_on_turn(gateway->loop, on_turn, gateway);
     gf_loop_on_signal(gateway->loop, on_drain, gateway);
     gf_log(GF_INFO, "gateway_started", "id=%s port=%d link=%s", gateway->id, gf_http_server_port(gateway->http),
@@ -172,7 +152,6 @@ static void stop(struct gateway *gateway)
 {
     gf_timer_close(&gateway->drain);
     gf_timer_close(&gateway->expiry);
-    gf_timer_close(&gateway->gather);
     if (gateway->announce.timer != NULL)
         announce_close(&gateway->announce);
     gf_ops_close(&gateway->ops);
@@ -214,7 +193,6 @@ static int run(const struct gf_config *config, int argc, char **argv)
     gateway.loop = gf_loop_create();
     gateway.hub.on_change = on_change;
     gateway.hub.ctx = &gateway;
-    gateway.hub.gather_ms = config->gateway_gather;
     gateway.routers.hub = &gateway.hub;
     gateway.routers.id = gateway.id;
     gateway.announce.hub = &gateway.hub;

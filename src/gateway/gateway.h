@@ -53,8 +53,6 @@ struct gateway {
     struct routers routers;
     struct announce announce;
     struct gf_timer *expiry, *drain;
-    struct gf_timer *gather; /* runs while rooms wait */
-    bool gathering;
     int64_t next_expiry_s; /* the earliest of all clients */
     int64_t started_ms, drain_until_ms;
     char id[GF_LINK_ID + 1]; /* of this process */

@@ -19,27 +19,20 @@ static struct hub_room *open_room(struct hub *hub, int64_t room_id)
 {
     struct hub_room *room = gf_xcalloc(1, sizeof(*room));
 
-    room->sent_ms = INT64_MIN / 2;
     gf_buf_init(&room->pending, MESSAGE_BYTES + 2 * HUB_FRAME_BYTES);
     gf_map_add(&hub->rooms, &room->node, (uint64_t)room_id);
     hub->on_change(hub->ctx, room_id, true);
     return room;
 }
 
-static void unlist(struct hub_room **list, const struct hub_room *room)
-{
-    while (*list != NULL && *list != room)
-        list = &(*list)->next_listed;
-    if (*list != NULL)
-        *list = room->next_listed;
-}
-
 static void close_room(struct hub *hub, struct hub_room *room)
 {
-    if (room->listed) {
-        unlist(&hub->dirty, room);
-        unlist(&hub->waiting, room);
-    }
+    struct hub_room **at = &hub->dirty;
+
+    while (*at != NULL && *at != room)
+        at = &(*at)->next_dirty;
+    if (*at != NULL)
+        *at = room->next_dirty;
     gf_map_remove(&hub->rooms, &room->node);
     hub->on_change(hub->ctx, (int64_t)room->node.key, false);
     gf_buf_free(&room->pending);
@@ -122,9 +115,9 @@ void hub_push_room(struct hub *hub, int64_t room_id, int64_t seq, const char *te
         return; /* the last member has left while the frame was on its way */
     if (seq > room->last_seq)
         room->last_seq = seq;
-    if (!room->listed) {
-        room->listed = true;
-        room->next_listed = hub->dirty;
+    if (!room->dirty) {
+        room->dirty = true;
+        room->next_dirty = hub->dirty;
         hub->dirty = room;
     }
     gf_buf_addc(&room->pending, room->pending_count == 0 ? '[' : ',');
@@ -151,38 +144,18 @@ void hub_push_user(struct hub *hub, int64_t user_id, int64_t room_id, const char
     gf_ws_frame_release(&frame);
 }
 
-/* Takes the whole list; what is not due yet goes to `waiting`. */
-static void flush_list(struct hub *hub, struct hub_room *room, int64_t now_ms)
+void hub_flush(struct hub *hub)
 {
-    for (struct hub_room *next; room != NULL; room = next) {
-        next = room->next_listed;
-        if (now_ms < room->sent_ms + hub->gather_ms) {
-            room->next_listed = hub->waiting;
-            hub->waiting = room;
-            continue;
-        }
-        room->listed = false;
-        room->sent_ms = now_ms;
+    struct hub_room *room = hub->dirty, *next;
+
+    hub->dirty = NULL;
+    for (; room != NULL; room = next) {
+        next = room->next_dirty;
+        room->dirty = false;
         send_pending(room);
         gf_buf_free(&room->pending); /* a quiet room holds no buffer */
         gf_buf_init(&room->pending, MESSAGE_BYTES + 2 * HUB_FRAME_BYTES);
     }
-}
-
-void hub_flush(struct hub *hub, int64_t now_ms)
-{
-    struct hub_room *dirty = hub->dirty;
-
-    hub->dirty = NULL;
-    flush_list(hub, dirty, now_ms);
-}
-
-void hub_flush_waiting(struct hub *hub, int64_t now_ms)
-{
-    struct hub_room *waiting = hub->waiting;
-
-    hub->waiting = NULL;
-    flush_list(hub, waiting, now_ms);
 }
 
 void hub_free(struct hub *hub)

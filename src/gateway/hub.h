@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 /* Who is where: the rooms of this gateway, their members, and the fan-out of frames. Owned by the gateway; thread: the
- * loop's. Pushing only gathers; hub_flush (once per loop turn) encodes what a room has gathered once and hands it to all
- * members. A quiet room's frame leaves at once. A busy room's frames follow its last message by gather_ms: each message costs
- * one system call per member here and one in the member, so more of them a second than a screen has pictures help nobody. */
+ * loop's. Pushing only gathers; gf_hub_flush (once per loop turn) encodes what a room has gathered once and hands it to all
+ * members: everything that arrives for a room during one turn leaves as one message, so the batch grows with the load and
+ * no timer adds latency. */
 #include "gf/buf.h"
 #include "gf/map.h"
 #include "gf/ws.h"
@@ -18,9 +18,8 @@ struct hub_room {
     int64_t last_seq; /* newest seq seen while the room is open; 0: none */
     struct gf_buf pending;
     int pending_count;
-    int64_t sent_ms; /* monotonic: when its last message left */
-    bool listed;     /* in one of the hub's lists */
-    struct hub_room *next_listed;
+    bool dirty;
+    struct hub_room *next_dirty;
 };
 
 struct hub_client {
@@ -34,9 +33,7 @@ struct hub_client {
 
 struct hub {
     struct gf_map rooms, users;
-    struct hub_room *dirty;   /* pushed to in this turn */
-    struct hub_room *waiting; /* for gather_ms to pass */
-    int64_t gather_ms;
+    struct hub_room *dirty;
     struct hub_client *clients; /* all */
     size_t client_count;
     void (*on_change)(void *ctx, int64_t room_id, bool opened); /* first member came, last member left */
@@ -48,6 +45,5 @@ void hub_leave(struct hub *hub, struct hub_client *client); /* frees it */
 void hub_push_room(struct hub *hub, int64_t room_id, int64_t seq, const char *text, size_t len);
 /* room_id 0: in any room. Leaves at once and is never dropped: a client that cannot take it is closed. */
 void hub_push_user(struct hub *hub, int64_t user_id, int64_t room_id, const char *text, size_t len);
-void hub_flush(struct hub *hub, int64_t now_ms); /* at the end of a turn; leaves rooms in `waiting` */
-void hub_flush_waiting(struct hub *hub, int64_t now_ms); /* a timer's, while there are any */
+void hub_flush(struct hub *hub);
 void hub_free(struct hub *hub); /* asserts that everybody has left */
