@@ -109,6 +109,14 @@ static void suspect(struct watch *watch, int64_t user_id, int64_t ver)
         (struct watch_suspect){user_id, ver, gf_clock_mono_ms() + WATCH_GRACE_MS};
 }
 
+/* NULL: MySQL has no such wallet. */
+static const struct truth *find_truth(const struct truth *truths, size_t count, int64_t user_id)
+{
+    const struct truth key = {.user_id = user_id};
+
+    return count > 0 ? bsearch(&key, truths, count, sizeof(key), by_user) : NULL; /* there may be no array at all */
+}
+
 enum gf_class watch_redis_page(struct watch *watch, bool *done_r)
 {
     struct verify *verify = &watch->verify;
@@ -132,7 +140,7 @@ enum gf_class watch_redis_page(struct watch *watch, bool *done_r)
     class = read_truth(watch, &truths, &count);
     for (size_t i = 0; class == GF_OK && i < verify->cached_count; i++) {
         const struct verify_cached *cached = &verify->cached[i];
-        const struct truth *truth = bsearch(&(struct truth){.user_id = cached->user_id}, truths, count, sizeof(*truth), by_user);
+        const struct truth *truth = find_truth(truths, count, cached->user_id);
 
         if (judge(cached, truth) != DRIFT_NONE)
             suspect(watch, cached->user_id, truth != NULL ? truth->ver : 0);
@@ -182,7 +190,7 @@ static bool look_again(struct watch *watch, const struct watch_suspect *first, c
 {
     struct verify *verify = &watch->verify;
     const struct verify_cached *cached = NULL;
-    const struct truth *truth = bsearch(&(struct truth){.user_id = first->user_id}, truths, count, sizeof(*truth), by_user);
+    const struct truth *truth = find_truth(truths, count, first->user_id);
     enum drift drift;
 
     for (size_t i = 0; i < verify->cached_count && cached == NULL; i++)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ingest while its parts die and come back, and while it dies itself: red readiness, 503 that can be retried, nothing accepted is lost or doubled."""
 
+import os
+import signal
 import threading
 import time
 import uuid
@@ -130,6 +132,23 @@ def test_a_part_dies_and_comes_back_under_traffic(own, part):
     senders.settle_doubts(2)
     senders.check()
     assert own.outcome(cold, key)["balance_after"] == 9
+
+
+def test_f15_a_gift_in_doubt_keeps_its_hold_and_its_key(own):
+    """The broker has the record or not, nobody knows: coins that it may cost are not free, and its key goes on meaning this gift."""
+    user, key = own.new_user(coins=10), uuid7()
+    assert own.gift(user, gift_id=1)[0] == 202
+    own.drain()
+    os.kill(own.pid("kafka"), signal.SIGSTOP)
+    try:
+        retriable(own.gift(user, gift_id=1, quantity=3, key=key), key)
+        assert own.http("GET", "/v1/wallet", user=user)[2]["available"] == 6
+        assert own.http("GET", f"/v1/requests/{key}", user=user)[2]["status"] == "accepted"
+    finally:
+        os.kill(own.pid("kafka"), signal.SIGCONT)
+    wait_until(lambda: own.gift(user, gift_id=1, quantity=3, key=key)[0] == 202, 60, "202")
+    assert own.outcome(user, key, 60)["balance_after"] == 6
+    wait_until(lambda: own.http("GET", "/v1/wallet", user=user)[2]["available"] == 6, 60, "the hold is released")
 
 
 def test_ingest_starts_without_its_parts_and_finds_them(own):
