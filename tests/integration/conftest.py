@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures: one stack that all tests share, and private ones for tests that break things."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -34,18 +35,24 @@ def finish(stack):
     assert not found, "\n".join(found)
 
 
+@contextlib.contextmanager
+def running(stack):
+    """A stack with the catalogue for as long as its tests need it; at the end all is settled and its books are proved."""
+    try:
+        stack.up()
+        add_gifts(stack)
+        yield stack
+        stack.drain()
+        stack.verify()
+    finally:
+        finish(stack)
+
+
 @pytest.fixture(scope="session")
 def stack():
     """Shared, with two ingests; tests leave its processes alone and use ids of their own (stack.new_user, stack.new_id). Its books are proved at the end."""
-    shared = Stack(roles={"ingest": 2})
-    try:
-        shared.up()
-        add_gifts(shared)
+    with running(Stack(roles={"ingest": 2})) as shared:
         yield shared
-        shared.drain()
-        shared.verify()
-    finally:
-        finish(shared)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ settled once and has its notice. Part of ./dev test --brokers=3 only."""
 import json
 
 import pytest
-from conftest import add_gifts, finish
+from conftest import running
 from stack import Stack, wait_until
 from test_ingest_outages import Senders
 
@@ -15,15 +15,8 @@ BROKERS = ("kafka-1", "kafka-2", "kafka-3")
 @pytest.fixture(scope="module")
 def own():
     """One stack for this file; every test leaves all of it running again."""
-    stack = Stack(roles={"router": 0, "gateway": 0}, settings={"ingest.lag_max": "0ms"})
-    try:
-        stack.up()
-        add_gifts(stack)
+    with running(Stack(roles={"router": 0, "gateway": 0}, settings={"ingest.lag_max": "0ms"})) as stack:
         yield stack
-        stack.drain()
-        stack.verify()
-    finally:
-        finish(stack)
 
 
 def leader(stack, partition=0):

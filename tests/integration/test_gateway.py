@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from conftest import add_gifts, finish
+from conftest import running
 from stack import Stack, jwt, wait_until
 from ws_client import BINARY, PING, Closed, HandshakeError, WsClient
 
@@ -22,15 +22,8 @@ offsets = itertools.count(1_000_000)  # of trades that never were: far above the
 
 @pytest.fixture(scope="module")
 def live():
-    stack = Stack(roles={"router": 2, "gateway": 2}, settings=SMALL)
-    try:
-        stack.up()
-        add_gifts(stack)
+    with running(Stack(roles={"router": 2, "gateway": 2}, settings=SMALL)) as stack:
         yield stack
-        stack.drain()
-        stack.verify()
-    finally:
-        finish(stack)
 
 
 def notice(code, room, user, **data):

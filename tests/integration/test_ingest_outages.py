@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 import cache
-from conftest import add_gifts, finish
+from conftest import running
 from stack import Stack, uuid7, wait_until
 
 SETTINGS = {"kafka.message_timeout": "3s", "ingest.request_timeout": "4s", "ingest.lease": "6s", "ingest.lag_max": "15s"}
@@ -19,15 +19,8 @@ USERS = 40
 @pytest.fixture(scope="module")
 def own():
     """One stack for this file; every test leaves all of it running again."""
-    stack = Stack(roles={"ingest": 2}, settings=SETTINGS)
-    try:
-        stack.up()
-        add_gifts(stack)
+    with running(Stack(roles={"ingest": 2}, settings=SETTINGS)) as stack:
         yield stack
-        stack.drain()
-        stack.verify()
-    finally:
-        finish(stack)
 
 
 class Senders:

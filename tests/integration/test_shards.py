@@ -5,21 +5,14 @@ import subprocess
 
 import pytest
 import cache
-from conftest import add_gifts, finish
+from conftest import running
 from stack import Stack, uuid7, wait_until
 
 
 @pytest.fixture(scope="module")
 def own():
-    stack = Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "1s"})
-    try:
-        stack.up()
-        add_gifts(stack)
+    with running(Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "1s"})) as stack:
         yield stack
-        stack.drain()
-        stack.verify()
-    finally:
-        finish(stack)
 
 
 def users_of(stack, shard, count, coins):
