@@ -222,9 +222,15 @@ class World(Stack):
 
     def cut_transaction(self):
         """Ends the connection that has a transaction open: the server rolls it back."""
+        find = "SELECT p.id FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = %s"
         with self.connect_db("root") as root, root.cursor() as cursor:
-            cursor.execute("SELECT p.id FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = %s", (self.env["GIFTFLOW_MYSQL_DB"],))
-            connections = cursor.fetchall()
+
+            def look():
+                cursor.execute(find, (self.env["GIFTFLOW_MYSQL_DB"],))
+                return cursor.fetchall()
+
+            # innodb_trx is a copy that the server renews only when nobody has read it for 0.1 s; other worlds read it too
+            connections = wait_until(look, 60, "an open transaction", every=0.5)
             assert len(connections) == 1, connections
             cursor.execute("KILL %s", (connections[0]["id"],))
 
