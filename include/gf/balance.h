@@ -22,6 +22,7 @@
 #define GF_FP_TEXT 16
 #define GF_PUBLISH_IDS_MAX 256 /* released holds per entry of a call; longer lists become more entries */
 #define GF_HOLDS_MAX 512       /* live holds per wallet */
+#define GF_PUBLISHED_FRESH_MS (10 * 60 * 1000) /* a balance that settlement published is believed so long; it publishes changes */
 
 size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id);
 size_t gf_key_marker(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const struct gf_uuid *request_id);

@@ -12,9 +12,8 @@
 #include "gf/point.h"
 #include "lane_internal.h"
 
-#define CLAIM_TRIES 2           /* the second one on a fresh connection */
-#define REPUBLISH_OFFSETS 20000 /* wallets of so many offsets are published again at a take-over (F10) */
-#define CAREFUL_STALLS 3        /* assignments without progress after which records are taken singly (F12 a) */
+#define CLAIM_TRIES 2    /* the second one on a fresh connection */
+#define CAREFUL_STALLS 3 /* assignments without progress after which records are taken singly (F12 a) */
 #define COMPARE_MS 30000
 
 void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...)
@@ -146,11 +145,7 @@ static int64_t begin(struct lane *lane, int32_t partition, int64_t low, int64_t 
         claim->notified = claim->next_offset;
     part->rederive = claim->notified;
     part->recover_to = claim->next_offset;
-    part->republish = claim->next_offset > REPUBLISH_OFFSETS ? claim->next_offset - REPUBLISH_OFFSETS : 0;
-    if (part->republish > part->rederive)
-        part->republish = part->rederive;
-    if (lane->shared->publisher == NULL)
-        part->republish = claim->next_offset;
+    lane_republish_begin(lane, part);
     /* Only a record can have stopped its consumers: none waits, none is suspect. */
     part->careful_to = claim->stalls >= CAREFUL_STALLS && high > claim->next_offset
                            ? claim->next_offset + lane->config->settle_batch

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* What the three files of a lane share. lane.c: the thread, its turns, joining and leaving the group. lane_claim.c: what
+/* What the four files of a lane share. lane.c: the thread, its turns, joining and leaving the group. lane_claim.c: what
  * happens when a partition comes or goes. lane_settle.c: records of a partition, from Kafka to what follows the commit.
+ * lane_republish.c: what Redis is told again.
  * Thread: the lane's, for everything here. */
 #include "batch.h"
 #include "lane.h"
@@ -10,6 +11,15 @@
 #include "store.h"
 
 #define PARTS_MAX 1024 /* kafka.partitions' bound */
+
+/* What Redis was not told because the publisher's ring was full (lane_republish.c). */
+struct untold {
+    int64_t from, to;      /* offsets that are being published again */
+    int64_t below;         /* nothing is untold below this offset but what is missed by nobody any more */
+    int64_t mark, mark_ms; /* at mark_ms the offsets below `mark` had been given to the publisher: the next `below` */
+    int64_t looked_ms;
+    uint64_t dropped; /* the publisher's count that is dealt with by from, to */
+};
 
 /* A partition of the topic, as this lane knows it. */
 struct part {
@@ -20,6 +30,7 @@ struct part {
     struct claim claim;
     struct notice_queue notices;
     int64_t rederive, republish, recover_to; /* what a former owner may not have told: [.., recover_to) */
+    struct untold untold;
     int64_t careful_to; /* below this offset one record at a time (F12 a) */
     bool check_last;    /* the first record must be the last consumed one (F5) */
     int64_t notified_ms, committed_ms, fenced_ms, looked_ms;
@@ -68,6 +79,12 @@ void lane_drop_part(struct lane *lane, struct part *part);
 enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low_r, int64_t *high_r, struct gf_error *error_r);
 void lane_compare_partitions(struct lane *lane);
 int lane_partition_count(struct lane *lane); /* as Kafka last said; 0: it has not answered */
+
+/* lane_republish.c. Begin: of a claim. Claimed: one piece of [republish, recover_to); false: MySQL did not answer. Dropped:
+ * notices drops, and adds one piece of what they took when there is room; true if there may be more to do at once. */
+void lane_republish_begin(struct lane *lane, struct part *part);
+bool lane_republish_claimed(struct lane *lane, struct part *part);
+bool lane_republish_dropped(struct lane *lane, struct part *part);
 
 /* lane_settle.c: one step for one partition; true if there may be more to do at once. */
 bool lane_serve_part(struct lane *lane, int32_t partition);

@@ -474,54 +474,22 @@ static bool take_and_settle(struct lane *lane, struct part *part)
     return some;
 }
 
-struct republishing {
-    struct lane *lane;
-    int count;
-};
-
-static void add_item(void *ctx, const struct gf_wallet *wallet, const struct gf_uuid *request_id)
-{
-    struct republishing *republishing = ctx;
-    struct lane *lane = republishing->lane;
-
-    GF_ASSERT(republishing->count < lane->batch->max); /* one row per offset */
-    lane->items[republishing->count++] = (struct publish_item){.user_id = wallet->user_id,
-                                                               .request_id = *request_id,
-                                                               .ver = wallet->ver > 0 ? wallet->ver : -1,
-                                                               .balance = wallet->balance,
-                                                               .status = wallet->status};
-}
-
 /* One piece of what the former owner may not have told. False: MySQL did not answer; it is tried again. */
 static bool recover(struct lane *lane, struct part *part)
 {
     int64_t step = lane->batch->max;
-    struct republishing republishing = {.lane = lane};
-    struct store_range range;
-    struct gf_error error;
-    int64_t to;
 
     if (part->rederive < part->recover_to) {
         int64_t from = part->rederive;
+        int64_t to = part->recover_to - from < step ? part->recover_to : from + step;
 
-        to = part->recover_to - from < step ? part->recover_to : from + step;
         part->rederive = to; /* before the call, which may pause: afterwards the partition may be a newly claimed one */
         GF_POINT(settle_rederive_before);
         make_again(lane, part, notifier_open(lane->notifier, &part->notices, from, to), from, to);
         GF_POINT(settle_rederive_after);
         return true;
     }
-    GF_POINT(settle_republish_before);
-    to = part->recover_to - part->republish < step ? part->recover_to : part->republish + step;
-    range = (struct store_range){.log = part->claim.log, .from = part->republish, .to = to};
-    if (store_wallets(lane->store, &range, add_item, &republishing, &error) != GF_OK) {
-        gf_log(GF_WARN, "wallets_not_republished", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
-        return false;
-    }
-    publisher_add(lane->shared->publisher, lane->items, republishing.count);
-    part->republish = to;
-    GF_POINT(settle_republish_after);
-    return true;
+    return lane_republish_claimed(lane, part);
 }
 
 static void write_notified(struct lane *lane, struct part *part)
@@ -555,6 +523,7 @@ static void look_for_log(struct lane *lane, struct part *part, int32_t partition
 bool lane_serve_part(struct lane *lane, int32_t partition)
 {
     struct part *part = lane_part(lane, partition);
+    bool more;
 
     if (part->stopped)
         look_for_log(lane, part, partition);
@@ -570,9 +539,10 @@ bool lane_serve_part(struct lane *lane, int32_t partition)
         return false;
     if (part->rederive < part->recover_to || part->republish < part->recover_to)
         return recover(lane, part);
+    more = lane_republish_dropped(lane, part);
     if (take_and_settle(lane, part))
         return true;
     if (part->owned)
         write_notified(lane, part);
-    return false;
+    return more;
 }

@@ -2,6 +2,7 @@
 /* The Redis publisher: a ring and a thread per primary. See publisher.h. */
 #include "publisher.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ struct outlet { /* to one primary */
     /* locks: lock */
     struct publish_item *ring;
     uint64_t mask, head, sent; /* positions only grow; ring[position & mask] */
-    uint64_t cap;
+    uint64_t cap, dropped;
     int64_t pending; /* its share of the metric */
     int64_t stop_ms; /* 0: goes on */
     /* thread: its own */
@@ -73,6 +74,7 @@ static void add_to(struct outlet *outlet, int shards, const struct publish_item 
     if (outlet->head - outlet->sent > outlet->cap) {
         dropped = outlet->head - outlet->sent - outlet->cap;
         outlet->sent += dropped;
+        outlet->dropped += dropped;
     }
     count_pending(outlet);
     pthread_cond_signal(&outlet->added);
@@ -91,6 +93,32 @@ void publisher_add(struct publisher *publisher, struct publish_item *items, int 
         items[i].added_ms = now_ms;
     for (int i = 0; i < publisher->count; i++)
         add_to(&publisher->outlets[i], publisher->count, items, count);
+}
+
+/* Drops and what is left are read in one piece: no item can leave unseen between the two. */
+static void look_at(struct outlet *outlet, struct publisher_look *look)
+{
+    uint64_t quarter = outlet->cap / 4, pending;
+    int room = (int)(quarter / (uint64_t)outlet->config->settle_lanes);
+
+    pthread_mutex_lock(&outlet->lock);
+    pending = outlet->head - outlet->sent;
+    look->dropped += outlet->dropped;
+    if (pending > 0 && outlet->ring[outlet->sent & outlet->mask].added_ms < look->oldest_ms)
+        look->oldest_ms = outlet->ring[outlet->sent & outlet->mask].added_ms;
+    pthread_mutex_unlock(&outlet->lock);
+    if (pending > quarter) /* all lanes at once fill half of it so, and the other half is for new batches */
+        room = 0;
+    else if (room == 0)
+        room = 1;
+    look->room = room < look->room ? room : look->room;
+}
+
+void publisher_look(struct publisher *publisher, struct publisher_look *look_r)
+{
+    *look_r = (struct publisher_look){.oldest_ms = INT64_MAX, .room = INT_MAX};
+    for (int i = 0; i < publisher->count; i++)
+        look_at(&publisher->outlets[i], look_r);
 }
 
 /* Waits for items, at most PING_MS; returns how many were copied to round. False: time to end. */

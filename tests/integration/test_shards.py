@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two Redis primaries: users are spread over them, and one that dies, comes back empty or is flushed touches its own users only."""
+"""Two Redis primaries: users are spread over them, and one that dies, hangs, comes back empty or is flushed touches its own users only."""
 
+import os
+import signal
 import subprocess
 
 import pytest
@@ -9,9 +11,12 @@ from conftest import running
 from stack import Stack, uuid7, wait_until
 
 
+DIRTY_MAX = 100  # half of it for each
+
+
 @pytest.fixture(scope="module")
 def own():
-    with running(Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "1s"})) as stack:
+    with running(Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "1s", "settle.dirty_max": DIRTY_MAX})) as stack:
         yield stack
 
 
@@ -85,3 +90,37 @@ def test_one_that_dies_and_comes_back_empty_touches_its_own_users_only(own):
     assert own.outcome(there, own.gift(there)[2]["request_id"])["balance_after"] == left - 90
     assert own.gift(there, quantity=5000, gift_id=1)[0] == 402
     wait_until(lambda: not cache.read(own, there)["holds"], what="no hold is left")
+
+
+def settle_metric(stack, name):
+    return stack.metrics("settle-1")[name]
+
+
+def test_what_was_dropped_for_one_that_hangs_is_told_when_it_is_back(own):
+    """Many more gifts than the publisher keeps, each with its hold, are settled while nobody listens."""
+    here, there = users_of(own, 0, 1, 1000)[0], users_of(own, 1, 10, 10_000)
+    wait_until(lambda: set(cache.balances(own, there).values()) == {10_000}, 60, "the balances in Redis")
+    dropped = settle_metric(own, "giftflow_publish_dropped_total")
+    os.kill(own.pid("settle-1"), signal.SIGSTOP)
+    try:
+        for user in there * 15:
+            assert own.gift(user)[0] == 202
+        assert all(len(cache.read(own, user)["holds"]) == 15 for user in there)
+        os.kill(own.pid("redis-2"), signal.SIGSTOP)
+    finally:
+        os.kill(own.pid("settle-1"), signal.SIGCONT)
+    try:
+        own.drain()
+        # Of 150 items 50 are kept. What happens at the other one does not wait for this.
+        wait_until(lambda: settle_metric(own, "giftflow_publish_dropped_total") - dropped >= 150 - DIRTY_MAX / 2, 60, "items are dropped")
+        assert own.outcome(here, own.gift(here)[2]["request_id"])["balance_after"] == 910
+        wait_until(lambda: cache.read(own, here)["b"] == 910 and not cache.read(own, here)["holds"], 60, "published to the one that lives")
+    finally:
+        os.kill(own.pid("redis-2"), signal.SIGCONT)
+
+    def behind():
+        wallets = {user: cache.read(own, user) for user in there}
+        return {user: wallet for user, wallet in wallets.items() if wallet["b"] != 10_000 - 15 * 90 or wallet["holds"]}
+
+    wait_until(lambda: not behind(), 60, "holds are released, balances told")
+    own.verify()

@@ -17,10 +17,14 @@
 static struct gf_config config;
 static struct shared shared;
 static struct lane lane;
+static struct publish_item room_for_items[100];
 static char steps[64]; /* t trades, w wallets, k Kafka's records, p pause */
 static enum gf_class trades_class;
 static struct store_range asked;
 static bool rebalanced; /* in the next pause */
+static struct publisher_look look; /* what the publisher says of itself */
+static int rows;                   /* of each range of trade rows */
+static int added;                  /* to the publisher at once */
 
 static void note(char step)
 {
@@ -38,6 +42,8 @@ enum gf_class __wrap_store_wallets(struct store *store, const struct store_range
 int __wrap_gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition,
                                   struct gf_kafka_message *messages_r, int max);
 void __wrap_lane_pause(struct lane *paused, int64_t ms);
+void __wrap_publisher_look(struct publisher *publisher, struct publisher_look *look_r);
+void __wrap_publisher_add(struct publisher *publisher, struct publish_item *items, int count);
 
 enum gf_class __wrap_store_trades(struct store *store, const struct store_range *range, store_trade_fn on_trade, void *ctx,
                                   struct gf_error *error_r)
@@ -51,10 +57,27 @@ enum gf_class __wrap_store_trades(struct store *store, const struct store_range 
 enum gf_class __wrap_store_wallets(struct store *store, const struct store_range *range, store_wallet_fn on_wallet, void *ctx,
                                    struct gf_error *error_r)
 {
-    (void)store, (void)on_wallet, (void)ctx, (void)error_r;
+    const struct gf_wallet wallet = {.user_id = 7, .ver = 1};
+    const struct gf_uuid id = {{0}};
+
+    (void)store, (void)error_r;
     note('w');
     asked = *range;
+    for (int i = 0; i < rows; i++)
+        on_wallet(ctx, &wallet, &id);
     return GF_OK;
+}
+
+void __wrap_publisher_look(struct publisher *publisher, struct publisher_look *look_r)
+{
+    (void)publisher;
+    *look_r = look;
+}
+
+void __wrap_publisher_add(struct publisher *publisher, struct publish_item *items, int count)
+{
+    (void)publisher, (void)items;
+    added = count;
 }
 
 int __wrap_gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition,
@@ -99,7 +122,10 @@ static int set_up(void **state)
     assert_int_equal(gf_config_load(&config, NULL, &error), GF_OK);
     (void)snprintf(config.kafka_brokers, sizeof(config.kafka_brokers), "127.0.0.1:1"); /* nobody */
     shared.config = &config;
-    lane = (struct lane){.shared = &shared, .config = &config, .part_end = 1, .batch = batch_create(100)};
+    shared.publisher = NULL;
+    lane = (struct lane){.shared = &shared, .config = &config, .part_end = 1, .batch = batch_create(100), .items = room_for_items};
+    look = (struct publisher_look){.oldest_ms = INT64_MAX, .room = 40};
+    rows = 0;
     assert_int_equal(notifier_create(&config, &lane.notifier, &error), GF_OK);
     steps[0] = '\0';
     trades_class = GF_OK;
@@ -171,6 +197,119 @@ static void a_range_that_could_not_be_read_is_read_again(void **state)
     assert_int_equal(lane.parts[0].claim.notified, 10); /* nothing is known to be told before its tracker has ended */
 }
 
+/* A partition whose claim is told, at the offset 1000, with a publisher. */
+static struct part *publishing(void)
+{
+    struct part *part = &lane.parts[0];
+
+    shared.publisher = (struct publisher *)&shared; /* never looked into */
+    own(part, 1000, 1000);
+    part->republish = 1000;
+    part->untold = (struct untold){.below = 1000, .mark = 1000};
+    return part;
+}
+
+/* Everything up to the offset has been settled and given to the publisher, and it is time to look. */
+static void settle_to(struct part *part, int64_t offset)
+{
+    part->claim.next_offset = offset;
+    part->untold.looked_ms = 0;
+}
+
+static void what_was_dropped_is_told_again_in_pieces_when_there_is_room(void **state)
+{
+    struct part *part = publishing();
+
+    (void)state;
+    rows = 3;
+    look = (struct publisher_look){.oldest_ms = 1, .room = 0, .dropped = 5};
+    settle_to(part, 1100);
+    assert_false(lane_serve_part(&lane, 0));
+    assert_string_equal(steps, "k"); /* no room: later */
+    look.room = 40;
+    settle_to(part, 1110);
+    for (int64_t from = 1000; from < 1110; from += 40) {
+        assert_int_equal(lane_serve_part(&lane, 0), from + 40 < 1110);
+        assert_int_equal(asked.from, from);
+        assert_int_equal(asked.to, from + 40 < 1110 ? from + 40 : 1110);
+        assert_int_equal(added, 3);
+    }
+    assert_string_equal(steps, "kwkwkwk"); /* settlement goes on between them */
+    settle_to(part, 1120);
+    assert_false(lane_serve_part(&lane, 0));
+    assert_string_equal(steps, "kwkwkwkk"); /* once */
+}
+
+static void what_has_left_the_ring_is_not_told_again(void **state)
+{
+    struct part *part = publishing();
+
+    (void)state;
+    settle_to(part, 1100);
+    (void)lane_serve_part(&lane, 0); /* below 1100 all is given */
+    look.oldest_ms = 1;
+    settle_to(part, 1200);
+    (void)lane_serve_part(&lane, 0); /* and something of it has not left */
+    look.dropped = 1;
+    settle_to(part, 1201);
+    (void)lane_serve_part(&lane, 0);
+    assert_int_equal(asked.from, 1000);
+    look.room = 1000;
+    for (int i = 0; i < 3; i++)
+        (void)lane_serve_part(&lane, 0);
+    assert_int_equal(asked.to, 1201);
+    look.oldest_ms = INT64_MAX; /* now all has */
+    settle_to(part, 1300);
+    (void)lane_serve_part(&lane, 0);
+    look.dropped = 2;
+    settle_to(part, 1301);
+    (void)lane_serve_part(&lane, 0);
+    assert_int_equal(asked.to, 1301);
+    assert_int_equal(asked.from, 1201);
+}
+
+/* Items that were added again can be dropped like all others. */
+static void a_drop_in_the_middle_begins_anew(void **state)
+{
+    struct part *part = publishing();
+
+    (void)state;
+    look.dropped = 1;
+    look.oldest_ms = 1;
+    settle_to(part, 1100);
+    assert_true(lane_serve_part(&lane, 0));
+    assert_true(lane_serve_part(&lane, 0));
+    assert_int_equal(asked.from, 1040);
+    look.dropped = 2;
+    look.room = 100;
+    assert_false(lane_serve_part(&lane, 0));
+    assert_int_equal(asked.from, 1000);
+    assert_int_equal(asked.to, 1100);
+    look.dropped = 3; /* of those that were just added */
+    settle_to(part, 1100);
+    assert_false(lane_serve_part(&lane, 0));
+    assert_int_equal(asked.from, 1000);
+}
+
+/* While Redis is away for long the range does not grow for ever. */
+static void what_nobody_misses_any_more_is_not_told_again(void **state)
+{
+    struct part *part = publishing();
+
+    (void)state;
+    look = (struct publisher_look){.oldest_ms = 1, .dropped = 1};
+    for (int64_t offset = 1100; offset <= 1500; offset += 100) {
+        settle_to(part, offset);
+        part->untold.mark_ms -= 11 * 60 * 1000; /* so long after the last look */
+        assert_false(lane_serve_part(&lane, 0));
+    }
+    look.room = 1000;
+    settle_to(part, 1500);
+    (void)lane_serve_part(&lane, 0);
+    assert_int_equal(asked.from, 1400);
+    assert_int_equal(asked.to, 1500);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -178,6 +317,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_range_is_rederived_piece_by_piece, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_claim_that_comes_in_the_pause_starts_where_it_says, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_range_that_could_not_be_read_is_read_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_was_dropped_is_told_again_in_pieces_when_there_is_room, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_has_left_the_ring_is_not_told_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_drop_in_the_middle_begins_anew, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_nobody_misses_any_more_is_not_told_again, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,6 +23,7 @@ static int setup(void **state)
     (void)signal(SIGPIPE, SIG_IGN); /* as main does */
     redis_server_init(&server);
     server.config.settle_dirty_max = 1000;
+    server.config.settle_lanes = 2;
     redis_server_launch(&server);
     return gf_redis_sync_connect(&server.config, &redis, &error) == GF_OK ? 0 : -1;
 }
@@ -156,6 +157,39 @@ static void a_lost_connection_is_made_anew_and_hears_the_last_30_s_again(void **
     publisher_stop(&publisher, 60000);
 }
 
+/* Redis hangs: the ring keeps the newest, says how many it has lost and that there is no room; afterwards that there is. */
+static void drops_and_room_can_be_seen(void **state)
+{
+    int64_t dropped = gf_metric_get(GF_M_PUBLISH_DROPPED), before_ms = gf_clock_mono_ms();
+    struct publisher *publisher = publisher_start(&server.config);
+    struct publisher_look look;
+
+    (void)state;
+    publisher_look(publisher, &look);
+    assert_int_equal(look.dropped, 0);
+    assert_int_equal(look.oldest_ms, INT64_MAX);
+    assert_int_equal(look.room, 1000 / 4 / 2);
+    assert_int_equal(kill(server.pid, SIGSTOP), 0);
+    assert_int_equal(waitpid(server.pid, NULL, WUNTRACED), server.pid); /* from now on it answers nothing */
+    for (int i = 0; i < 1300; i++)
+        publish(publisher, 100 + i, 5, 10);
+    publisher_look(publisher, &look);
+    assert_int_equal(look.dropped, 300);
+    assert_int_equal(look.room, 0);
+    assert_true(look.oldest_ms >= before_ms && look.oldest_ms <= gf_clock_mono_ms());
+    assert_int_equal(kill(server.pid, SIGCONT), 0);
+    for (int64_t end = gf_clock_mono_ms() + 60000; look.oldest_ms != INT64_MAX && gf_clock_mono_ms() < end;) {
+        gf_clock_sleep_ms(10);
+        publisher_look(publisher, &look);
+    }
+    assert_int_equal(look.oldest_ms, INT64_MAX);
+    assert_int_equal(look.dropped, 300);
+    assert_true(look.room > 0);
+    publisher_stop(&publisher, 60000);
+    assert_int_equal(balance_of(100 + 1299), 10);
+    assert_int_equal(gf_metric_get(GF_M_PUBLISH_DROPPED) - dropped, 300);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -163,6 +197,7 @@ int main(void)
         cmocka_unit_test(a_wallet_key_of_another_type_is_replaced_and_counted),
         cmocka_unit_test(what_waits_for_one_user_leaves_as_one),
         cmocka_unit_test(a_lost_connection_is_made_anew_and_hears_the_last_30_s_again),
+        cmocka_unit_test(drops_and_room_can_be_seen),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

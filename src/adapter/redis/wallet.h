@@ -5,9 +5,8 @@
 
 #include "gf/balance.h"
 
-#define GF_WALLET_TTL "900000"              /* 15 min */
-#define GF_LOADED_FRESH_MS 5000             /* what a reader said */
-#define GF_PUBLISHED_FRESH_MS (10 * 60 * 1000) /* what settlement said: it will say so again when it changes */
+#define GF_WALLET_TTL "900000"  /* 15 min */
+#define GF_LOADED_FRESH_MS 5000 /* what a reader said */
 #define GF_MARKER_BYTES 41
 
 /* Keys and numbers are written by hand: formatted printing would cost as much as the rest of a call. */
