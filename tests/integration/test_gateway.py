@@ -16,7 +16,9 @@ from stack import Stack, jwt, wait_until
 from ws_client import BINARY, PING, Closed, HandshakeError, WsClient
 
 NOTICES = "giftflow.notices"
-SMALL = {"gateway.queue_frames": 32, "gateway.queue_bytes": "64KiB", "gateway.message_max": "1KiB", "kafka.session_timeout": "6s"}
+# A client that the test does not read for a while is not silent, and a gateway that the machine holds up is not late: both would make repeats.
+PATIENT = {"gateway.ping": "10m", "router.ack_timeout": "30s"}
+SMALL = {"gateway.queue_frames": 32, "gateway.queue_bytes": "64KiB", "gateway.message_max": "1KiB", "kafka.session_timeout": "6s", **PATIENT}
 offsets = itertools.count(1_000_000)  # of trades that never were: far above the real ones
 
 
@@ -40,6 +42,23 @@ def publish(stack, *records):
 
 def id_of(record):
     return json.loads(record[1])["id"]
+
+
+def known(stack, *visits):
+    """Until the routers know that these clients are in these rooms: (client, room). Joins and notices travel different ways, and what a
+    busy machine routes before the join is not for the client. All that came to a client until then is dropped."""
+
+    def reached():
+        probes = {room: notice(5556, room, 1) for _, room in visits}
+        publish(stack, *probes.values())
+        try:
+            for client, room in visits:
+                client.wait_frame(lambda f: f.get("id") == id_of(probes[room]), timeout=5)
+        except TimeoutError:
+            return False
+        return True
+
+    wait_until(reached, 120, "the routers know the clients")
 
 
 def gateway_total(stack, series):
@@ -126,8 +145,13 @@ def test_the_answer_names_our_protocol_and_not_the_token(live):
 
 
 def test_an_expiring_token_closes_with_4401(live):
-    client = WsClient(f"{live.gateway_url()}/v1/live?room=5", token=live.token(3, ttl=2))
-    assert client.expect_close(timeout=30) == 4401
+    for ttl in (2, 10, 60):  # a slow machine may get there after it has expired
+        try:
+            client = WsClient(f"{live.gateway_url()}/v1/live?room=5", token=live.token(3, ttl=ttl))
+            break
+        except HandshakeError as late:
+            assert late.status == 401
+    assert client.expect_close(timeout=120) == 4401
 
 
 def test_the_page_is_one_file_with_a_strict_policy(live):
@@ -168,7 +192,7 @@ def test_anything_else_closes_with_its_code_and_is_counted(live, opcode, payload
     client = live.ws(1, room=live.new_id())
     client.send_frame(opcode, payload)
     assert client.expect_close() == code
-    assert gateway_total(live, "giftflow_ws_protocol_errors_total") == before + 1
+    wait_until(lambda: gateway_total(live, "giftflow_ws_protocol_errors_total") > before, what="it is counted")
 
 
 def test_an_oversized_message_in_fragments_is_1009(live):
@@ -191,10 +215,11 @@ def test_a_gift_reaches_everybody_in_the_room_and_nobody_else(live):
     room, other = live.new_id(), live.new_id()
     inside = [live.ws(user, room, n=n) for user, n in ((sender, 1), (receiver, 2), (viewer, 1), (viewer, 2))]
     outside = live.ws(stranger, other)
+    known(live, *((client, room) for client in inside), (outside, other))
     status, _, answer = live.gift(sender, room=room, receiver=receiver, gift_id=22, quantity=2)
     assert status == 202
     for client in inside:
-        frame = client.wait_frame(lambda f: f["code"] == 5556, timeout=30)
+        frame = client.wait_frame(lambda f: f["code"] == 5556)
         data = frame["data"]
         assert frame["ch"] == "room" and frame["room_id"] == room and frame["seq"] >= 1 << 40
         assert frame["id"].endswith(":5556")
@@ -203,7 +228,7 @@ def test_a_gift_reaches_everybody_in_the_room_and_nobody_else(live):
         assert "balance" not in json.dumps(frame)
     marker = notice(5556, other, stranger)
     publish(live, marker)  # what comes first to the other room is its own frame: the gift did not
-    assert outside.recv_frame(30)["id"] == id_of(marker)
+    assert outside.recv_frame()["id"] == id_of(marker)
     for client in (*inside, outside):
         client.close()
 
@@ -211,32 +236,35 @@ def test_a_gift_reaches_everybody_in_the_room_and_nobody_else(live):
 def test_a_failure_reaches_its_sender_in_that_room_alone(live):
     sender, viewer, room, other = live.new_user(1000), live.new_id(), live.new_id(), live.new_id()
     here, again, elsewhere, witness = live.ws(sender, room, n=1), live.ws(sender, room, n=2), live.ws(sender, other), live.ws(viewer, room)
+    known(live, (here, room), (again, room), (elsewhere, other), (witness, room))
     command = live.gift_command(sender, room_id=room, price=91)  # not the catalogue's price: settlement rejects it
     live.produce(sender, command)
     for client in (here, again):
-        frame = client.wait_frame(lambda f: f["code"] == 5557, timeout=30)
+        frame = client.wait_frame(lambda f: f["code"] == 5557)
         assert frame["ch"] == "user" and frame["data"]["request_id"] == command["request_id"]
         assert frame["data"]["code"] == "price_mismatch" and frame["data"]["message"]
     in_room, in_other = notice(5556, room, viewer), notice(5556, other, viewer)
     publish(live, in_room, in_other)
-    assert witness.recv_frame(30)["id"] == id_of(in_room)
-    assert elsewhere.wait_frame(lambda f: f["code"] != 5558, 30)["id"] == id_of(in_other)
+    assert witness.recv_frame()["id"] == id_of(in_room)
+    assert elsewhere.wait_frame(lambda f: f["code"] != 5558)["id"] == id_of(in_other)
     for client in (here, again, elsewhere, witness):
         client.close()
 
 
 def test_a_credit_reaches_its_user_in_any_room(live):
     user, other = live.new_user(), live.new_id()
-    mine = [live.ws(user, live.new_id(), n=1), live.ws(user, live.new_id(), n=2)]
+    rooms = [live.new_id(), live.new_id()]
+    mine = [live.ws(user, rooms[0], n=1), live.ws(user, rooms[1], n=2)]
     room = live.new_id()
     theirs = live.ws(other, room)
+    known(live, *zip(mine, rooms), (theirs, room))
     request_id = live.adjust(user, 500)
     for client in mine:
-        frame = client.wait_frame(lambda f: f["code"] == 5558, timeout=30)
+        frame = client.wait_frame(lambda f: f["code"] == 5558)
         assert frame["data"]["request_id"] == request_id and frame["data"]["balance_after"] == 500
     marker = notice(5556, room, other)
     publish(live, marker)
-    assert theirs.recv_frame(30)["id"] == id_of(marker)
+    assert theirs.recv_frame()["id"] == id_of(marker)
     for client in (*mine, theirs):
         client.close()
 
@@ -245,8 +273,9 @@ def test_many_frames_leave_together_in_order(live):
     room = live.new_id()
     records = [notice(5556, room, 1) for _ in range(500)]
     with live.ws(1, room) as client:
+        known(live, (client, room))
         publish(live, *records)
-        frames = [client.recv_frame(30) for _ in records]  # it checks that no array is longer than 64
+        frames = [client.recv_frame() for _ in records]  # it checks that no array is longer than 64
     assert [f["id"] for f in frames] == [id_of(r) for r in records]
     seqs = [f["seq"] for f in frames]
     assert seqs == sorted(set(seqs))
@@ -258,8 +287,9 @@ def test_who_resumes_is_told_that_history_is_gone(live):
     with live.ws(1, room, since=5, user_since=6) as client:
         assert client.recv_frame() == {"code": "history_lost", "ch": "room", "seq": 0}
         assert client.recv_frame() == {"code": "history_lost", "ch": "user", "seq": 0}
+        known(live, (client, room))
         publish(live, notice(5556, room, 1))
-        seq = client.recv_frame(30)["seq"]
+        seq = client.recv_frame()["seq"]
         with live.ws(2, room, since=5) as second:
             assert second.recv_frame() == {"code": "history_lost", "ch": "room", "seq": seq}
 
@@ -269,23 +299,25 @@ def test_a_malformed_notice_stops_nobody(live):
     bad = sum(live.metrics(f"router-{n}")["giftflow_router_bad_notices_total"] for n in (1, 2))
     good = notice(5556, room, 1)
     with live.ws(1, room) as client:
+        known(live, (client, room))
         publish(live, (f"r:{room}", "not json"), (f"r:{room}", '{"id":"1-2:5556"}'), good)
-        assert client.recv_frame(30)["id"] == id_of(good)
-    assert sum(live.metrics(f"router-{n}")["giftflow_router_bad_notices_total"] for n in (1, 2)) == bad + 2
+        assert client.recv_frame()["id"] == id_of(good)
+    assert sum(live.metrics(f"router-{n}")["giftflow_router_bad_notices_total"] for n in (1, 2)) >= bad + 2  # read again, if the group has changed
 
 
 def test_a_client_that_never_reads_is_closed_and_counted_and_others_are_not_delayed(live):
     room, user, other = live.new_id(), live.new_id(), live.new_id()
+    wait_until(lambda: gateway_total(live, "giftflow_ws_connections") == 0, what="the clients of the tests before are gone")
     asleep = live.ws(user, room, receive_buffer=4096)
     awake = live.ws(other, room)
+    known(live, (asleep, room), (awake, room))
     slow = gateway_total(live, "giftflow_ws_slow_closed_total")
-    open_before = gateway_total(live, "giftflow_ws_connections")
     records = [notice(5557, room, user, pad="x" * 3000) for _ in range(400)]  # may not be dropped: 1.2 MB for the sleeper
     marker = notice(5556, room, other)
     publish(live, *records, marker)
     assert awake.recv_frame(60)["id"] == id_of(marker)
     wait_until(lambda: gateway_total(live, "giftflow_ws_slow_closed_total") == slow + 1, what="the sleeper is counted")
-    wait_until(lambda: gateway_total(live, "giftflow_ws_connections") == open_before - 1, what="the sleeper is gone without having read")
+    wait_until(lambda: gateway_total(live, "giftflow_ws_connections") == 1, what="the sleeper is gone without having read")
     assert asleep.expect_close() in (4408, 1006)  # 1006: the deadline of the close handshake came first
     awake.close()
 
@@ -296,10 +328,15 @@ def test_a_client_that_never_reads_is_closed_and_counted_and_others_are_not_dela
 def test_routers_killed_and_started_again_lose_nothing_and_repeat_with_the_same_id(live):
     room, user = live.new_id(), live.new_user(10_000)
     client = live.ws(user, room)
-    before = [live.gift(user, room=room, gift_id=1)[2]["request_id"] for _ in range(10)]
+    known(live, (client, room))
+
+    def send():  # 202, as soon as the rate allows it
+        return wait_until(lambda: (answer := live.gift(user, room=room, gift_id=1))[0] == 202 and answer[2]["request_id"], what="202")
+
+    before = [send() for _ in range(10)]
     live.kill("router-1")
     live.kill("router-2")
-    during = [live.gift(user, room=room, gift_id=1)[2]["request_id"] for _ in range(10)]
+    during = [send() for _ in range(10)]
     live.start("router-1")
     live.start("router-2")
     missing, ids = set(before + during), {}
@@ -309,41 +346,48 @@ def test_routers_killed_and_started_again_lose_nothing_and_repeat_with_the_same_
             frame = client.recv_frame(0.5)
         except TimeoutError:
             return not missing
-        if frame["code"] == 5556:
+        if "request_id" in frame["data"]:  # no probe
             missing.discard(frame["data"]["request_id"])
             assert ids.setdefault(frame["data"]["request_id"], frame["id"]) == frame["id"], "a repeat has the same id"
         return not missing
 
-    wait_until(all_came, 60, "every gift on the screen")
+    wait_until(all_came, 120, "every gift on the screen")
     client.close()
 
 
 def test_a_killed_gateway_is_found_again_and_clients_resume(live):
     room = live.new_id()
     client, beside = live.ws(1, room, n=1), live.ws(2, room, n=2)
+    known(live, (client, room), (beside, room))
     live.kill("gateway-1")
     with pytest.raises(Closed) as end:
-        client.recv(30)
+        client.recv()
     assert end.value.code == 1006
     marker = notice(5556, room, 1)
     publish(live, marker)
-    assert beside.recv_frame(30)["id"] == id_of(marker)  # the other gateway does not wait for the dead one
+    assert beside.recv_frame()["id"] == id_of(marker)  # the other gateway does not wait for the dead one
     live.start("gateway-1")
     with live.ws(1, room, since=1, n=1) as again:
         assert again.recv_frame()["code"] == "history_lost"
+        known(live, (again, room), (beside, room))
         marker = notice(5556, room, 1)
         publish(live, marker)
-        assert again.recv_frame(30)["id"] == id_of(marker)
-        assert beside.recv_frame(30)["id"] == id_of(marker)
+        assert again.recv_frame()["id"] == id_of(marker)
+        assert beside.recv_frame()["id"] == id_of(marker)
     beside.close()
 
 
 def test_a_stopped_gateway_tells_its_clients_to_move(live):
     client, url = live.ws(1, live.new_id(), n=2), f"{live.gateway_url(2)}/v1/live?room=1"
-    entries = live.redis("ZCARD", "gf1:gws")
+    ports = dict(line.split() for line in (live.dir / "ports").read_text().splitlines())
+
+    def announced():  # that of the gateway which was killed may be there still
+        return [member for member in live.redis("ZRANGE", "gf1:gws", 0, -1).splitlines() if member.endswith(f":{ports['gateway-2.link_port']}")]
+
+    assert len(announced()) == 1
     live.stop("gateway-2")
     assert client.expect_close() == 1012
-    assert int(live.redis("ZCARD", "gf1:gws")) == int(entries) - 1
+    assert not announced()
     with pytest.raises(OSError):
         WsClient(url, token=live.token(1))
     live.start("gateway-2")
@@ -352,10 +396,11 @@ def test_a_stopped_gateway_tells_its_clients_to_move(live):
 def test_without_redis_frames_still_arrive_and_the_entry_comes_back(live):
     room = live.new_id()
     client = live.ws(1, room)
+    known(live, (client, room))
     live.kill("redis")
     marker = notice(5556, room, 1)
     publish(live, marker)
-    assert client.recv_frame(30)["id"] == id_of(marker)
+    assert client.recv_frame()["id"] == id_of(marker)
     live.start("redis")
     wait_until(lambda: live.redis("ZCARD", "gf1:gws") == "2", 60, "both gateways announced again")
     keys = live.redis("KEYS", "gf1:gw:*").split()
