@@ -33,7 +33,7 @@ LOGS = ROOT / "build" / "test-logs" / "stacks"
 BAD_LOG = re.compile(r"ASSERT|(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
 
 
-def wait_until(condition, deadline=30, what="condition", every=0.05):
+def wait_until(condition, deadline=60, what="condition", every=0.05):
     """Calls condition() until it is true and returns its value. `deadline` in seconds is generous: it is for a broken program, not a slow one."""
     end = time.monotonic() + deadline
     while True:
@@ -170,7 +170,7 @@ class Stack:
 
     # -- HTTP
 
-    def http(self, method, path, body=None, headers=None, user=None, base=None, timeout=20):
+    def http(self, method, path, body=None, headers=None, user=None, base=None, timeout=60):
         """-> (status, headers with names in lower case, parsed JSON or text). body: an object, or bytes as they are. user: sends that user's token."""
         url = urlsplit(base or self.ingest_url())
         send = {k.lower(): v for k, v in (headers or {}).items()}
@@ -205,7 +205,7 @@ class Stack:
 
     def _probe(self, name, path):
         try:
-            return self.http("GET", path, base=self.ops_url(name), timeout=5)[0] == 200
+            return self.http("GET", path, base=self.ops_url(name), timeout=20)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
 
@@ -221,7 +221,7 @@ class Stack:
         body = {"room_id": room, "receiver_id": receiver, "gift_id": gift_id, "quantity": quantity, "type": 0, **more}
         return self.http("POST", "/v1/gifts", body, headers, user=user, base=self.ingest_url(n))
 
-    def outcome(self, user, request_id, deadline=30):
+    def outcome(self, user, request_id, deadline=60):
         """Waits for the final outcome of a request and returns the answer of GET /v1/requests/{id}."""
 
         def final():
@@ -298,7 +298,7 @@ class Stack:
 
     def _kcat(self, *args, **kwargs):
         command = ["kcat", "-b", self.env["GIFTFLOW_KAFKA"], *map(str, args)]
-        done = subprocess.run(command, capture_output=True, timeout=60, **kwargs)
+        done = subprocess.run(command, capture_output=True, timeout=120, **kwargs)
         assert done.returncode == 0, (command, done.stderr.decode())
         return done.stdout
 
@@ -349,18 +349,18 @@ class Stack:
         body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">ihii", partitions, BROKERS, 0, len(settings))
         body += b"".join(_kafka_text(name) + _kafka_text(value) for name, value in dict(settings).items()) + struct.pack(">i", 30000)
         assert self._kafka_request(19, body)[-2:] == b"\0\0", topic
-        wait_until(lambda: len(self._partitions(topic)) == partitions, 30, f"topic {topic}")
+        wait_until(lambda: len(self._partitions(topic)) == partitions, 60, f"topic {topic}")
 
     def add_partitions(self, topic, count):
         """Up to `count` of them: what must never be done to the commands topic."""
         body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">iiib", count, -1, 30000, 0)
         assert self._kafka_request(37, body)[8 + 2 + len(topic) :][:2] == b"\0\0", topic
-        wait_until(lambda: len(self._partitions(topic)) == count, 30, f"partitions of {topic}")
+        wait_until(lambda: len(self._partitions(topic)) == count, 60, f"partitions of {topic}")
 
     def delete_topic(self, topic):
         body = struct.pack(">i", 1) + _kafka_text(topic) + struct.pack(">i", 30000)
         assert self._kafka_request(20, body)[-2:] == b"\0\0", topic
-        wait_until(lambda: not self._partitions(topic), 30, f"end of topic {topic}")
+        wait_until(lambda: not self._partitions(topic), 60, f"end of topic {topic}")
 
     def delete_records(self, topic, partition, before):
         """What retention does: the partition begins at `before` from now on."""
@@ -379,10 +379,17 @@ class Stack:
 
     def end_offsets(self, topic="giftflow.commands"):
         """{partition: end}"""
-        about = json.loads(self._kcat("-L", "-J", "-t", topic))
-        count = len(about["topics"][0]["partitions"])
-        out = self._kcat("-Q", *itertools.chain.from_iterable(("-t", f"{topic}:{p}:-1") for p in range(count))).decode()
-        return {int(p): int(end) for p, end in re.findall(r"\[(\d+)\] offset (\d+)", out)}
+
+        def ask():
+            try:
+                count = len(self._partitions(topic))
+                out = self._kcat("-Q", *itertools.chain.from_iterable(("-t", f"{topic}:{p}:-1") for p in range(count))).decode()
+            except AssertionError:  # a broker that has just started leads no partition yet
+                return None
+            ends = {int(p): int(end) for p, end in re.findall(r"\[(\d+)\] offset (\d+)", out)}
+            return ends if len(ends) == count > 0 else None
+
+        return wait_until(ask, 60, f"end offsets of {topic}", every=0.5)
 
     def drain(self, deadline=90):
         """Waits until every command that is in Kafka now is settled."""

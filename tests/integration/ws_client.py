@@ -33,7 +33,7 @@ class Closed(Exception):
 
 
 class WsClient:
-    def __init__(self, url, token=None, protocols=None, headers=None, timeout=10, receive_buffer=None):
+    def __init__(self, url, token=None, protocols=None, headers=None, timeout=60, receive_buffer=None):
         """`protocols` replaces the usual pair; `headers` replace or add; a header that is None is left out."""
         parts = urlsplit(url)
         self.pending, self.frames = b"", []
@@ -148,7 +148,7 @@ class WsClient:
         self.pending = data[at + size :]
         return bool(data[0] & 0x80), data[0] & 0x0F, data[at : at + size]
 
-    def recv(self, timeout=10):
+    def recv(self, timeout=60):
         """The next message: (opcode, payload). Pongs are returned too. Raises Closed, or TimeoutError at the deadline."""
         deadline = time.monotonic() + timeout
         while True:
@@ -168,7 +168,7 @@ class WsClient:
             if fin:
                 return self.kind, self.whole
 
-    def recv_frame(self, timeout=10):
+    def recv_frame(self, timeout=60):
         """The next giftflow frame, of a message that holds one frame or an array of them."""
         deadline = time.monotonic() + timeout
         while not self.frames:
@@ -181,7 +181,7 @@ class WsClient:
             self.frames += value if isinstance(value, list) else [value]
         return self.frames.pop(0)
 
-    def wait_frame(self, wanted, timeout=10):
+    def wait_frame(self, wanted, timeout=60):
         """The first frame for which wanted(frame) is true; those before it are dropped."""
         deadline = time.monotonic() + timeout
         while True:
@@ -198,7 +198,7 @@ class WsClient:
         except TimeoutError:
             return seen
 
-    def expect_close(self, timeout=10):
+    def expect_close(self, timeout=60):
         """Reads until the connection ends and returns the close code."""
         deadline = time.monotonic() + timeout
         try:
