@@ -124,7 +124,7 @@ def test_down_wakes_and_ends_a_stopped_process():
     pid = stack.pid("redis")
     os.kill(pid, signal.SIGSTOP)
     stack.down()
-    wait_until(lambda: not is_running(pid), 10, "redis has ended")
+    wait_until(lambda: not is_running(pid), 60, "redis has ended")
 
 
 def test_wrong_usage_is_told():
