@@ -380,8 +380,7 @@ def test_holds_are_released_whatever_the_outcome(books):
     assert cache.read(books, user)["h"] == 270
     books.produce_many([(str(user), command) for command in commands])
     books.drain()
-    wait_until(lambda: cache.read(books, user)["holds"] == {}, what="released holds")
-    assert (cache.read(books, user)["h"], cache.read(books, user)["b"]) == (0, 910)
+    wait_until(lambda: (cached := cache.read(books, user))["holds"] == {} and (cached["h"], cached["b"]) == (0, 910), what="released holds")
 
 
 def test_a_record_that_mysql_refuses_is_buried_alone(books):
@@ -416,6 +415,13 @@ def moved(stack, before, name="settle-1"):
     return {series: now[series] - before.get(series, 0) for series in now if now[series] != before.get(series, 0)}
 
 
+def counted(stack, name="settle-1"):
+    """The metrics of a process that has settled all there is, once it has counted all of it: that is done behind each commit."""
+    batches = stack.sql("SELECT COUNT(*) n FROM batch")[0]["n"]
+    last = "giftflow_settle_batch_duration_seconds_count"
+    return wait_until(lambda: (now := stack.metrics(name))[last] == batches and now, 60, f"{batches} batches are counted")
+
+
 def labelled(family, label, values):
     return {f'{family}{{{label}="{value}"}}' for value in values}
 
@@ -439,7 +445,7 @@ def test_the_metrics_of_settlement_have_help_and_every_reason_a_series(books):
 def test_the_metrics_move_by_what_was_settled(books):
     user = books.new_id()
     fund(books, [user], 1000)
-    before = books.metrics("settle-1")
+    before = counted(books)
     first, selfish, poor = books.gift_command(user), books.gift_command(user, receiver_id=user), books.gift_command(user, quantity=100)
     books.produce_many([(str(user), command) for command in (first, first, selfish, poor)])
     books.produce(str(user), b"{")
@@ -460,6 +466,7 @@ def test_the_metrics_move_by_what_was_settled(books):
         return {series: delta for series, delta in moved(books, before).items() if series.startswith(families)}
 
     wait_until(lambda: seen() == wanted, 60, "the counters")
+    counted(books)
     change = moved(books, before)
     assert change["giftflow_settle_batch_commands_sum"] == 6
     assert change["giftflow_settle_batch_commands_count"] == change["giftflow_batches_total"] == change["giftflow_settle_batch_duration_seconds_count"]
@@ -579,10 +586,10 @@ def test_mysql_dies_and_comes_back(rough):
         traffic.wait_settled()
         left = rough.log_text("settle-1").count("event=group_left")
         rough.kill("mysql")
-        wait_until(lambda: not rough.is_ready("settle-1"), 30, "not ready without MySQL")
+        wait_until(lambda: not rough.is_ready("settle-1"), 60, "not ready without MySQL")
         wait_until(lambda: rough.log_text("settle-1").count("event=group_left") > left, 60, "leaving the group")
         rough.start("mysql")
-        wait_until(lambda: rough.is_ready("settle-1"), 30, "ready again")
+        wait_until(lambda: rough.is_ready("settle-1"), 60, "ready again")
         traffic.wait_settled()
         rough.kill("mysql")
         rough.start("mysql")
@@ -691,7 +698,7 @@ def test_a_log_that_does_not_fit_stops_its_partition_and_no_other(stoppable, cha
     wait_until(told, 60, f"readiness says: {reason}")
     wait_until(lambda: outcome(stack, commands[1]["request_id"], neighbour) == "settled", what="the neighbour's gift")
     assert trade(stack, commands[0]["request_id"], victim) is None
-    assert stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 1
+    wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 1, what="one partition counts as stopped")
     if reason != "no live log":  # that one mends itself: init may come late
         stack.stop("settle-1")
     stack.sql(
@@ -708,10 +715,11 @@ def test_a_fenced_process_drops_its_work(stoppable):
     stack = stoppable
     user = user_of(stack, 0)
     fund(stack, [user], 1000)
+    fenced = stack.metrics("settle-1")["giftflow_settle_fenced_total"]
     stack.sql("UPDATE progress SET epoch = epoch + 1 WHERE topic = 'giftflow.commands' AND part = 0")
     command = stack.gift_command(user)
     stack.produce(str(user), command)
-    wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_fenced_total"] == 1, what="the fence")
+    wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_fenced_total"] > fenced, what="the fence")
     assert trade(stack, command["request_id"], user) is None
     stack.start("settle-2")
     wait_until(lambda: outcome(stack, command["request_id"], user) == "settled", 60, "the gift, after a new assignment")
