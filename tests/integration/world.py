@@ -2,6 +2,7 @@
 """Many small giftflows on the servers of one Stack: each World has its own topics (one partition), database, Redis epoch and consumer group, an
 ingest, and a stream of gifts of every fate. Roles are started here one by one, with points (gf/point.h) at which they end or stop themselves."""
 
+import http.client
 import itertools
 import os
 import re
@@ -79,8 +80,8 @@ class Process:
 
     def is_ready(self):
         try:
-            return self.world.http("GET", "/readyz", base=self.address("ops_started"), timeout=5)[0] == 200
-        except OSError:
+            return self.world.http("GET", "/readyz", base=self.address("ops_started"), timeout=20)[0] == 200
+        except (OSError, http.client.HTTPException):
             return False
 
     def terminate(self):
@@ -200,7 +201,7 @@ class World(Stack):
     def send_mixed(self):
         """About 20 records of every fate, one batch most likely: settled, rejected, repeated (in the batch, from long ago), credited, buried."""
         sent = self.send_gifts(5)
-        assert self.post(sent[0]).get("idempotency-replayed") == "true"
+        wait_until(lambda: self.post(sent[0]).get("idempotency-replayed") == "true", 60, "a replay")
         new, stranger, rich = self.new_id(), self.new_id(), self.rich[0]
         odd = [
             self.gift_command(rich, price=91), self.gift_command(rich, receiver_id=rich), self.gift_command(stranger), sent[1], self.old[0], {**sent[2], "quantity": 9},
@@ -222,7 +223,7 @@ class World(Stack):
 
     def cut_transaction(self):
         """Ends the connection that has a transaction open: the server rolls it back."""
-        find = "SELECT p.id FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = %s"
+        find = "SELECT p.id FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = %s AND t.trx_rows_modified > 0"
         with self.connect_db("root") as root, root.cursor() as cursor:
 
             def look():
@@ -230,7 +231,7 @@ class World(Stack):
                 return cursor.fetchall()
 
             # innodb_trx is a copy that the server renews only when nobody has read it for 0.1 s; other worlds read it too
-            connections = wait_until(look, 60, "an open transaction", every=0.5)
+            connections = wait_until(look, 60, "an open transaction that has written", every=0.5)
             assert len(connections) == 1, connections
             cursor.execute("KILL %s", (connections[0]["id"],))
 
