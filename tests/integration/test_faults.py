@@ -21,7 +21,7 @@ READ_TIMEOUT_S = 6
 def rig():
     """Four partitions, one settle process with two lanes behind the proxy; `sent` remembers every gift, as Traffic wants it."""
     stack = Stack(
-        roles={**ONLY_SETTLE, "settle": 0}, settings={"mysql.read_timeout": f"{READ_TIMEOUT_S}s", "kafka.session_timeout": "6s", "settle.batch": 500},
+        roles={**ONLY_SETTLE, "settle": 0}, settings={"mysql.read_timeout": f"{READ_TIMEOUT_S}s", "kafka.session_timeout": "6s", "settle.batch": 500, "settle.retry_max": "3m"},
     )  # fmt: skip
     stack.sent, stack.proxy = [], None
     try:
@@ -68,7 +68,7 @@ def test_f7_a_connection_that_fails_around_commit(rig, action, seconds, times):
             fired = rig.proxy.fired
             rig.proxy.order(action, seconds)
             wait_until(lambda: rig.proxy.fired > fired, 60, "a COMMIT on its way")
-        wait_until(lambda: uncertain(rig) == before + times, 60, "the doubt is noticed")
+        wait_until(lambda: uncertain(rig) >= before + times, 60, "the doubt is noticed")
         traffic.wait_settled(200)
     check_all_settled_once(rig)
     looked_up = rig.log_text("settle-1").count("event=commit_looked_up")
@@ -130,7 +130,7 @@ def test_a_deadlock_with_a_foreign_session_is_retried(rig):
             foreign.run("UPDATE wallet SET updated_ms = updated_ms + 1 WHERE user_id = %s", pair[0])  # settle has it, if both gifts are one batch
         return "mysql 1213" in rig.log_text("settle-1")
 
-    wait_until(met, 60, "a deadlock")
+    wait_until(met, 120, "a deadlock")
     check_all_settled_once(rig)
 
 
@@ -186,7 +186,8 @@ def test_one_then_three_then_two_processes_while_a_batch_is_in_the_middle(rig):
 
 
 def test_mysql_away_for_less_than_retry_max_costs_no_partition(rig):
-    """The members keep their partitions and their place in the group for longer than Kafka's session time-out; prefetch is all that grows."""
+    """The members keep their partitions and their place in the group for longer than Kafka's session time-out; prefetch is all that grows.
+    settle.retry_max is what no start of a server takes."""
     with Traffic(rig) as traffic:
         traffic.wait_settled(200)
         epochs = {row["log"]: row["epoch"] for row in rig.sql("SELECT log, epoch FROM progress WHERE live = 1")}
@@ -195,7 +196,7 @@ def test_mysql_away_for_less_than_retry_max_costs_no_partition(rig):
         memory, end = resident(rig, "settle-1"), time.monotonic() + 9  # one and a half session time-outs
         wait_until(lambda: time.monotonic() > end, 60, "a while without MySQL", every=0.5)
         assert resident(rig, "settle-1") < memory + (64 << 20)
-        assert rig.is_alive("settle-1") and not rig.is_ready("settle-1")
+        assert rig.is_alive("settle-1") and rig.http("GET", "/readyz", base=rig.ops_url("settle-1"))[0] == 503
         rig.start("mysql")
         wait_until(lambda: rig.is_ready("settle-1"), 60, "ready again")
         traffic.wait_settled()
@@ -240,5 +241,5 @@ def test_the_broker_dies_under_a_backlog(rig):
     rig.kill("kafka")
     wait_until(lambda: not rig.is_ready("settle-1"), 60, "not ready without Kafka")
     rig.start("kafka")
-    wait_until(lambda: rig.is_ready("settle-1"), 60, "ready again")
+    wait_until(lambda: rig.is_ready("settle-1"), 120, "ready again")
     check_all_settled_once(rig)

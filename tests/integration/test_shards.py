@@ -16,7 +16,7 @@ DIRTY_MAX = 100  # half of it for each
 
 @pytest.fixture(scope="module")
 def own():
-    with running(Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "1s", "settle.dirty_max": DIRTY_MAX})) as stack:
+    with running(Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "5s", "settle.dirty_max": DIRTY_MAX})) as stack:
         yield stack
 
 
