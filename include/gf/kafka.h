@@ -38,6 +38,7 @@ struct gf_kafka_producer_opts {
     const char *const *topics; /* full names, at most 8; their metadata is fetched in the background */
     size_t topic_count;
     int64_t linger_ms;
+    int64_t queue_records; /* most that are not acknowledged; above it gf_kafka_produce is RETRY; 0: 200,000 */
     gf_kafka_ack_fn on_ack; /* NULL: results are only counted in metrics */
     void *ctx;
 };
@@ -96,6 +97,8 @@ int gf_kafka_consumer_fd(const struct gf_kafka_consumer *consumer);
 /* Serves rebalances and errors without blocking; returns RETRY (and stays usable) on transient errors, FATAL when the
  * member cannot go on. Call at least every few seconds. Read the fd (clears it) inside. */
 GF_NODISCARD enum gf_class gf_kafka_consumer_serve(struct gf_kafka_consumer *consumer, struct gf_error *error_r);
+/* Waits at most timeout_ms for messages of one partition whose log goes on at next_offset; true when some are here. */
+bool gf_kafka_consumer_await(struct gf_kafka_consumer *consumer, int32_t partition, int64_t next_offset, int64_t timeout_ms);
 /* Up to `max` messages of one partition that are here already, in offset order; 0 when there are none. */
 int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition, struct gf_kafka_message *messages_r, int max);
 void gf_kafka_batch_free(struct gf_kafka_message *messages, int count); /* a second time does nothing */

@@ -15,6 +15,7 @@ enum gf_notice_code {
 
 /* Appends the notice's key and value. `name` and `effect_url` come from the catalogue at send time (may be empty). Frame:
  * {"id","ch","code","room_id","user_id","data":{...}}: room frames carry no balance; user frames go to that user alone. */
+void gf_notice_key(const struct gf_trade *trade, struct gf_buf *key); /* the key alone */
 void gf_notice_encode(int32_t log, const struct gf_trade *trade, const char *name, const char *effect_url,
                       struct gf_buf *key, struct gf_buf *value);
 

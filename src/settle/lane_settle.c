@@ -20,6 +20,7 @@
 
 #define BACKOFF_MS 20
 #define BACKOFF_MAX_MS 2000
+#define FILL_MS 100 /* most that a batch waits for records that the log is known to have */
 #define NOTIFIED_IDLE_MS 200 /* notified_offset alone is written when this long nothing carried it */
 #define COMMIT_MS 1000       /* how often Kafka is told the offset, for lag tools */
 #define TRIES_MAX 5
@@ -91,8 +92,7 @@ static void notify(struct lane *lane, struct part *part)
         return;
     }
     tracker = notifier_open(lane->notifier, &part->notices, batch->first_offset, batch->next_offset);
-    for (int i = 0; i < batch->plan.trade_count; i++)
-        notifier_send(lane->notifier, tracker, part->claim.log, &batch->plan.trades[i], store_catalogue(lane->store));
+    notifier_send_all(lane->notifier, tracker, part->claim.log, &batch->plan, store_catalogue(lane->store));
     notifier_close(lane->notifier, tracker);
 }
 
@@ -455,11 +455,26 @@ static bool take_piece(struct lane *lane, struct part *part, int max, int *taken
     return go_on;
 }
 
+/* Under a backlog the queue runs dry before the batch is full, and the rest is on its way: waits a little for it, as long batches
+ * cost MySQL and Redis less a record. */
+static bool more_comes(struct lane *lane, const struct part *part, int64_t until_ms)
+{
+    const struct batch *batch = lane->batch;
+    int64_t next, left_ms = until_ms - gf_clock_mono_ms();
+
+    if (batch->count == 0 || left_ms <= 0 || lane_stopping(lane))
+        return false;
+    next = batch->messages[batch->count - 1].offset + 1;
+    return gf_kafka_consumer_end(lane->consumer, part->claim.partition) - next >= BATCH_PIECE &&
+           gf_kafka_consumer_await(lane->consumer, part->claim.partition, next, left_ms);
+}
+
 /* Piece by piece: librdkafka fetches the next ones meanwhile, so that one batch can be longer than its queue. */
 static bool take_and_settle(struct lane *lane, struct part *part)
 {
     bool one = part->careful_to > part->claim.next_offset || part->check_last;
     struct batch *batch = lane->batch;
+    int64_t until_ms = gf_clock_mono_ms() + FILL_MS;
     bool some = false, go_on;
     int taken;
 
@@ -467,7 +482,7 @@ static bool take_and_settle(struct lane *lane, struct part *part)
     do {
         go_on = take_piece(lane, part, one ? 1 : batch_room(batch), &taken);
         some = some || taken > 0;
-    } while (go_on && taken > 0 && !one && batch_room(batch) > 0);
+    } while (go_on && !one && batch_room(batch) > 0 && (taken > 0 || more_comes(lane, part, until_ms)));
     if (go_on && batch->count > 0)
         settle_taken(lane, part);
     batch_release(batch);

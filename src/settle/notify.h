@@ -20,7 +20,7 @@ GF_NODISCARD enum gf_class notifier_create(const struct gf_config *config, struc
 void notifier_destroy(struct notifier **notifier);
 void notifier_serve(struct notifier *notifier, int64_t timeout_ms);
 bool notifier_connected(struct notifier *notifier);
-/* True while more than two batches' worth of notices (or 10,000) is not acknowledged: settlement waits (F20). */
+/* True while more than two batches' worth of notices (or 9,000) is not acknowledged: settlement waits (F20). */
 bool notifier_blocked(const struct notifier *notifier);
 bool notifier_waiting(const struct notifier *notifier); /* something is not acknowledged */
 /* Serves until all is acknowledged or the time is over. */
@@ -30,6 +30,10 @@ void notifier_flush(struct notifier *notifier, int64_t timeout_ms);
 struct tracker *notifier_open(struct notifier *notifier, struct notice_queue *queue, int64_t from, int64_t next);
 void notifier_send(struct notifier *notifier, struct tracker *tracker, int32_t log, const struct gf_trade *trade,
                    const struct catalogue *catalogue);
+/* The same for all of a batch, those of one partition of the notices topic together: each keeps its place among those of its
+ * key, and the producer's requests are few and full (it sends one for each partition and linger time). */
+void notifier_send_all(struct notifier *notifier, struct tracker *tracker, int32_t log, const struct gf_plan *plan,
+                       const struct catalogue *catalogue);
 void notifier_close(struct notifier *notifier, struct tracker *tracker);
 
 /* Takes acknowledged trackers off the front; true if *notified_r has moved. */

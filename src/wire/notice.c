@@ -81,6 +81,13 @@ static void add_data(const struct gf_trade *trade, const char *name, const char 
     gf_buf_adds(out, "}}");
 }
 
+void gf_notice_key(const struct gf_trade *trade, struct gf_buf *key)
+{
+    bool room = code_of(trade) == GF_NOTICE_GIFT;
+
+    add_field(key, room ? "r:" : "u:", room ? trade->room_id : trade->user_id);
+}
+
 void gf_notice_encode(int32_t log, const struct gf_trade *trade, const char *name, const char *effect_url,
                       struct gf_buf *key, struct gf_buf *value)
 {
@@ -90,7 +97,7 @@ void gf_notice_encode(int32_t log, const struct gf_trade *trade, const char *nam
     GF_ASSERT(log >= 0 && trade->off >= 0);
     GF_ASSERT(gf_id_valid(trade->user_id));
     GF_ASSERT(!room || gf_id_valid(trade->room_id));
-    add_field(key, room ? "r:" : "u:", room ? trade->room_id : trade->user_id);
+    gf_notice_key(trade, key);
     add_field(value, "{\"id\":\"", log);
     add_field(value, "-", trade->off);
     add_field(value, ":", code);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settlement on real parts: what each kind of record becomes, and that nothing is lost or doubled whatever is killed."""
 
+import json
 import threading
 import time
 import uuid
@@ -355,6 +356,27 @@ def test_an_adjustment_that_takes_too_much_is_rejected_for_good(books):
     assert books.sql("SELECT status, due_ms FROM credit WHERE credit_id = %s", uuid.UUID(credit).bytes) == [{"status": 3, "due_ms": None}]
     row = trade(books, credit, user)
     wait_until(lambda: f"{row['log']}-{row['off']}:5559" in notice_ids(books), what="the notice of the refused credit")
+
+
+def test_the_notices_of_a_room_stand_in_the_order_of_its_gifts(books):
+    """They are sent partition by partition: between rooms their order is free, within one it is the log's."""
+    user = books.new_id()
+    fund(books, [user], 1_000_000)
+    commands = [books.gift_command(user, room_id=5000 + i * 7 % 11) for i in range(300)]
+    books.produce_many([(str(user), command) for command in commands])
+    ids = {command["request_id"] for command in commands}
+
+    def notices():
+        found = [(record["key"], json.loads(record["payload"])) for record in books.records("giftflow.notices")]
+        found = [(key, frame) for key, frame in found if frame["data"].get("request_id") in ids]
+        return found if len(found) >= len(ids) else None
+
+    rooms = {}
+    for key, frame in wait_until(notices, 60, "a notice of each", every=0.5):
+        assert key == f"r:{frame['room_id']}"
+        rooms.setdefault(key, []).append(int(frame["id"].split("-")[1].split(":")[0]))
+    assert len(rooms) == 11
+    assert all(offsets == sorted(offsets) for offsets in rooms.values()), rooms
 
 
 def test_a_gift_that_is_new_is_known_at_once(books):

@@ -57,6 +57,9 @@ static void a_gift_goes_to_its_room_without_balances(void **s)
     struct gf_trade row = trade(GF_KIND_GIFT, GF_OUTCOME_SETTLED);
 
     (void)s;
+    gf_notice_key(&row, &key);
+    assert_string_equal(key.data, "r:3");
+    gf_buf_reset(&key);
     gf_notice_encode(4, &row, "Rocket \"9\"\n", "https://x/y.svga", &key, &value);
     assert_string_equal(key.data, "r:3");
     assert_string_equal(value.data, "{\"id\":\"4-77:5556\",\"ch\":\"room\",\"code\":5556,\"room_id\":3,\"user_id\":1,\"data\":{\"request_id\":\"" ID

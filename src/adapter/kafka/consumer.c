@@ -27,6 +27,7 @@
 #define FETCH_ALL_MAX (16 << 20)   /* one answer's bytes, of all partitions */
 #define FETCH_BACKOFF_MS 10        /* between looks at queues that were full */
 #define NUDGE_MS 20
+#define AWAIT_MS 1 /* between looks at a queue that is waited for */
 
 struct part {
     int32_t partition;
@@ -379,6 +380,22 @@ int64_t gf_kafka_consumer_end(struct gf_kafka_consumer *consumer, int32_t partit
         RD_KAFKA_RESP_ERR_NO_ERROR)
         return -1;
     return high;
+}
+
+bool gf_kafka_consumer_await(struct gf_kafka_consumer *consumer, int32_t partition, int64_t next_offset, int64_t timeout_ms)
+{
+    struct part *part = find_part(consumer, partition);
+    int64_t end_ms = gf_clock_mono_ms() + timeout_ms;
+
+    if (part == NULL || part->stopped)
+        return false;
+    while (rd_kafka_queue_length(part->queue) == 0) {
+        if (next_offset >= gf_kafka_consumer_end(consumer, partition) || gf_clock_mono_ms() >= end_ms)
+            return false;
+        nudge(consumer, part, next_offset, 1);
+        gf_clock_sleep_ms(AWAIT_MS);
+    }
+    return true;
 }
 
 int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition, struct gf_kafka_message *messages_r,

@@ -105,7 +105,7 @@ static enum gf_class make_conf(const struct gf_config *config, const struct gf_k
     gf_kafka_conf_set_i64(conf, "message.timeout.ms", config->kafka_message_timeout);
     /* One request never outlives the record's own deadline by much: its answer would come too late to matter. */
     gf_kafka_conf_set_i64(conf, "request.timeout.ms", config->kafka_message_timeout);
-    gf_kafka_conf_set_i64(conf, "queue.buffering.max.messages", QUEUE_RECORDS);
+    gf_kafka_conf_set_i64(conf, "queue.buffering.max.messages", opts->queue_records > 0 ? opts->queue_records : QUEUE_RECORDS);
     gf_kafka_conf_set_i64(conf, "max.in.flight.requests.per.connection", 5);
     gf_kafka_conf_set_i64(conf, "retry.backoff.ms", 50);
     class = gf_kafka_conf_set(conf, "partitioner", "murmur2_random", error_r);

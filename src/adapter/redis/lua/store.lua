@@ -19,7 +19,7 @@ local function store(key, at, version, count)
   end
   local current, _, _, held = unpack('<i8i8i8i8', value, 11)
   local from, released = HEAD + 1, false
-  for i = 1, count do
+  for i = 1, #value > HEAD and count or 0 do
     local id = at + 4 + 16 * i
     local hold = find_hold(value, sub(blob, id, id + 15), from)
     if hold then
