@@ -17,7 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 usage() {
     echo "usage: ./dev bench settle [--gifts N] [--rounds N] [--warm N] [--users N] [--combo] [--hot] [--lanes N] [--seconds N] [--set SECTION.KEY=VALUE] [--json]
        ./dev bench settle --processes 1,2,4 [--null-store] [--gifts N] [...]
-  --gifts N    commands in the topic, each round (600000)   --users N  distinct senders (100000)
+  --gifts N    commands in the topic, each round (1000000)  --users N  distinct senders (100000)
   --rounds N   floors, then settlement (3)
   --warm N     commands settled before, not measured (1000000)
   --combo      2,000 senders: combos                --seconds  of the floor with one transaction per gift (5)
@@ -25,7 +25,7 @@ usage() {
   --hot        three of ten gifts are one sender's: its partition beside the others"
 }
 
-gifts=600000 rounds=3 warm=1000000 users=100000 seconds=5 hot=0 json='' settings=() processes='' null_store=''
+gifts=1000000 rounds=3 warm=1000000 users=100000 seconds=5 hot=0 json='' settings=() processes='' null_store=''
 while [ $# -gt 0 ]; do
     case $1 in
         --gifts) gifts=$2 && shift ;;

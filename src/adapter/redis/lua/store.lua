@@ -10,6 +10,7 @@ local ttl, blob = ARGV[1], ARGV[2]
 local fresh = pack('<i8i8', now + unpack('<i8', blob), now)
 local EMPTY = string.rep('\0', 16) -- h, r, k
 
+-- Without a hold to release, which under a backlog is the rule: only the head's first 34 bytes change.
 local function store(key, at, version, count)
   local value, odd = read(key)
   if not value then
@@ -17,14 +18,14 @@ local function store(key, at, version, count)
     call('PSETEX', key, ttl, sub(blob, at, at + 17) .. fresh .. EMPTY)
     return odd and '2' or '1'
   end
-  local current, _, _, held = unpack('<i8i8i8i8', value, 11)
-  local from, released = HEAD + 1, false
+  local taken = version >= unpack('<i8', value, 11)
+  local from, found, released = HEAD + 1, false, 0
   for i = 1, #value > HEAD and count or 0 do
     local id = at + 4 + 16 * i
     local hold = find_hold(value, sub(blob, id, id + 15), from)
     if hold then
-      released = true
-      held = held - unpack('<i8', value, hold + 16)
+      found = true
+      released = released + unpack('<i8', value, hold + 16)
       if hold == from then -- nearly always: they go in the order in which they came
         from = from + HOLD
       else
@@ -32,10 +33,13 @@ local function store(key, at, version, count)
       end
     end
   end
-  local taken = version >= current
-  if not taken and not released then return '0' end
-  call('PSETEX', key, ttl, (taken and sub(blob, at, at + 17) .. fresh or sub(value, 1, 34)) .. pack('<i8', held) ..
-    sub(value, 43, HEAD) .. sub(value, from))
+  if not found then
+    if not taken then return '0' end
+    call('PSETEX', key, ttl, sub(blob, at, at + 17) .. fresh .. sub(value, 35))
+    return '1'
+  end
+  call('PSETEX', key, ttl, (taken and sub(blob, at, at + 17) .. fresh or sub(value, 1, 34)) ..
+    pack('<i8', unpack('<i8', value, 35) - released) .. sub(value, 43, HEAD) .. sub(value, from))
   return taken and '1' or '0'
 end
 
