@@ -8,7 +8,7 @@
 #define STATEMENT_FLUSH (3u << 19) /* a multi-row statement is sent when it has grown past this: below 4 MiB in all */
 #define WALLETS_PER_SELECT 500     /* longer lists lose the range scan in key order, and with it the lock order */
 #define WALLETS_PER_UPDATE 1000
-#define ROWS_PER_BULK 1024 /* of one array: longer ones fall out of the processor's cache */
+#define ROWS_PER_BULK 1024 /* of one array: longer ones save nothing and their copies cost memory */
 #define PAIRS_PER_SELECT 300
 #define CREDITS_PER_UPDATE 500
 #define PAYLOAD_MAX (1u << 20) /* of a dead letter */
