@@ -8,7 +8,7 @@
 #include "gf/hash.h"
 #include "gf/num.h"
 
-#define PIECE_BLOCKS ((int)(BATCH_PIECE / (BATCH_BLOCK / GF_COMMAND_MAX) + 1)) /* of the longest commands */
+#define PIECE_BLOCKS ((int)(BATCH_PIECE / (BATCH_BLOCK / (GF_COMMAND_MAX + BATCH_DETAIL)) + 1)) /* of the longest commands */
 
 static uint32_t table_size(int max)
 {
@@ -28,6 +28,7 @@ struct batch *batch_create(int max)
     GF_ASSERT(max > 0);
     batch->max = max;
     batch->sha = gf_sha256_create();
+    gf_buf_init(&batch->value, GF_COMMAND_MAX);
     batch->messages = gf_xcalloc(n, sizeof(batch->messages[0]));
     batch->commands = gf_xcalloc(n, sizeof(batch->commands[0]));
     batch->details = gf_xcalloc(n, sizeof(batch->details[0]));
@@ -35,8 +36,8 @@ struct batch *batch_create(int max)
     batch->slot_mask = slots - 1;
     batch->fates = gf_xcalloc(n, 1);
     batch->reasons = gf_xcalloc(n, 1);
-    batch->planned = gf_xcalloc(n, sizeof(batch->planned[0]));
-    batch->origins = gf_xcalloc(n, sizeof(batch->origins[0]));
+    batch->copies = gf_xcalloc(n, sizeof(batch->copies[0]));
+    batch->by_user = gf_xcalloc(n, sizeof(batch->by_user[0]));
     batch->users = gf_xcalloc(n, sizeof(batch->users[0]));
     batch->credit_ids = gf_xcalloc(n, sizeof(batch->credit_ids[0]));
     batch->wallets = gf_xcalloc(n, sizeof(batch->wallets[0]));
@@ -55,14 +56,15 @@ void batch_destroy(struct batch **batch)
     gf_sha256_destroy(&old->sha);
     for (int i = 0; i < old->block_count; i++)
         free(old->blocks[i]);
+    gf_buf_free(&old->value);
     free(old->messages);
     free(old->commands);
     free(old->details);
     free(old->slots);
     free(old->fates);
     free(old->reasons);
-    free(old->planned);
-    free(old->origins);
+    free(old->copies);
+    free(old->by_user);
     free(old->users);
     free(old->credit_ids);
     free(old->wallets);
@@ -78,6 +80,7 @@ void batch_release(struct batch *batch)
     batch->count = batch->at = batch->n = 0;
     batch->block_at = 0;
     batch->block_used = 0;
+    batch->full = false;
 }
 
 static void digest_prefix(struct batch *batch, const void *bytes, size_t len, uint8_t fp_r[BATCH_FP])
@@ -102,14 +105,42 @@ static void start_command(const struct gf_kafka_message *message, struct gf_comm
                                      .append_ms = message->timestamp_ms > 0 ? message->timestamp_ms : 0};
 }
 
+static char *take_bytes(struct batch *batch, size_t len)
+{
+    char *at;
+
+    GF_ASSERT(len <= BATCH_BLOCK);
+    if (batch->block_used + len > BATCH_BLOCK) {
+        batch->block_at++;
+        batch->block_used = 0;
+    }
+    GF_ASSERT(batch->block_at < BATCH_BLOCKS_MAX);
+    if (batch->block_at == batch->block_count)
+        batch->blocks[batch->block_count++] = gf_xmalloc(BATCH_BLOCK);
+    at = batch->blocks[batch->block_at] + batch->block_used;
+    batch->block_used += len;
+    return at;
+}
+
+static const char *keep_detail(struct batch *batch, const char *detail)
+{
+    size_t size = strnlen(detail, BATCH_DETAIL - 1) + 1;
+    char *copy = detail[0] != 0 ? take_bytes(batch, size) : NULL;
+
+    if (copy != NULL)
+        gf_copy(copy, size, detail);
+    return copy;
+}
+
 static void decode(struct batch *batch, int i, int32_t partitions)
 {
     const struct gf_kafka_message *message = &batch->messages[i];
     struct gf_command *command = &batch->commands[i];
-    char text[160];
+    char text[160], detail[BATCH_DETAIL] = "";
 
     start_command(message, command);
-    gf_command_decode(message->value, message->value_len, command, batch->details[i]);
+    gf_command_decode(message->value, message->value_len, command, detail);
+    batch->details[i] = command->dead != GF_DEAD_NONE ? keep_detail(batch, detail) : NULL;
     if (command->dead == GF_DEAD_NONE)
         digest_prefix(batch, text, gf_command_fp_text(command, text), command->fp);
     else if (command->readable) /* nothing else stands for its content */
@@ -132,42 +163,46 @@ int batch_room(const struct batch *batch)
 {
     int left = batch->max - batch->count;
 
-    if (batch->block_at + PIECE_BLOCKS >= BATCH_BLOCKS_MAX)
+    if (batch->full || batch->block_at + PIECE_BLOCKS >= BATCH_BLOCKS_MAX)
         return 0;
     return left < BATCH_PIECE ? left : BATCH_PIECE;
 }
 
-static char *take_bytes(struct batch *batch, size_t len)
-{
-    char *at;
-
-    GF_ASSERT(len <= BATCH_BLOCK);
-    if (batch->block_used + len > BATCH_BLOCK) {
-        batch->block_at++;
-        batch->block_used = 0;
-    }
-    GF_ASSERT(batch->block_at < BATCH_BLOCKS_MAX);
-    if (batch->block_at == batch->block_count)
-        batch->blocks[batch->block_count++] = gf_xmalloc(BATCH_BLOCK);
-    at = batch->blocks[batch->block_at] + batch->block_used;
-    batch->block_used += len;
-    return at;
-}
-
 /* One that is too long for a command stays Kafka's: it will be a dead letter. */
-static void keep(struct batch *batch, struct gf_kafka_message *message)
+static void keep(struct batch *batch, int i)
 {
-    size_t key_len = message->key != NULL ? message->key_len : 0, value_len = message->value != NULL ? message->value_len : 0;
+    struct gf_kafka_message *message = &batch->messages[i];
+    bool exact = batch->commands[i].exact && batch->commands[i].dead == GF_DEAD_NONE;
+    size_t key_len = message->key != NULL ? message->key_len : 0;
+    size_t value_len = message->value != NULL && !exact ? message->value_len : 0;
     char *copy;
 
-    if (key_len + value_len > GF_COMMAND_MAX)
+    if (key_len + value_len > GF_COMMAND_MAX) {
+        batch->full = true;
         return;
+    }
     copy = take_bytes(batch, key_len + value_len);
     if (message->key != NULL)
         message->key = memcpy(copy, message->key, key_len);
-    if (message->value != NULL)
+    if (exact)
+        message->value = NULL; /* batch_record writes it again */
+    else if (message->value != NULL)
         message->value = memcpy(copy + key_len, message->value, value_len);
     gf_kafka_batch_free(message, 1);
+}
+
+struct gf_kafka_message batch_record(struct batch *batch, int i)
+{
+    struct gf_kafka_message message = batch->messages[batch->at + i];
+    const struct gf_command *command = batch_command(batch, i);
+
+    if (message.value != NULL || !command->exact)
+        return message;
+    gf_buf_reset(&batch->value);
+    gf_command_encode(command, &batch->value);
+    GF_ASSERT(gf_buf_ok(&batch->value) && batch->value.len == message.value_len);
+    message.value = batch->value.data;
+    return message;
 }
 
 void batch_add(struct batch *batch, int more, int32_t partitions)
@@ -178,7 +213,7 @@ void batch_add(struct batch *batch, int more, int32_t partitions)
     for (int end = batch->count + more; batch->count < end; batch->count++) {
         GF_ASSERT(batch->messages[batch->count].partition == batch->partition);
         decode(batch, batch->count, partitions);
-        keep(batch, &batch->messages[batch->count]);
+        keep(batch, batch->count);
     }
 }
 
@@ -194,7 +229,7 @@ void batch_load_unparsed(struct batch *batch)
     start_command(message, command);
     command->kind = GF_KIND_GIFT;
     command->dead = GF_DEAD_CRASH_LOOP;
-    gf_copy(batch->details[0], BATCH_DETAIL, "not parsed");
+    batch->details[0] = "not parsed";
     id = gf_kafka_message_header(message, "ce_id", &len);
     command->readable = id != NULL && gf_uuid_parse(id, len, &command->request_id) && message->key != NULL &&
                         gf_num_parse_i64(message->key, message->key_len, 1, GF_ID_MAX, &command->user_id);
@@ -231,6 +266,25 @@ static struct pair_slot *find_slot(struct batch *batch, const struct gf_uuid *re
     }
 }
 
+static int compare_user(const void *a, const void *b)
+{
+    const struct batch_user *x = a, *y = b;
+
+    if (x->user_id != y->user_id)
+        return x->user_id < y->user_id ? -1 : 1;
+    return (x->record > y->record) - (x->record < y->record);
+}
+
+static void sort_by_user(struct batch *batch)
+{
+    batch->by_user_count = 0;
+    for (int i = 0; i < batch->n; i++)
+        if (batch_command(batch, i)->readable)
+            batch->by_user[batch->by_user_count++] =
+                (struct batch_user){.user_id = batch_command(batch, i)->user_id, .record = i};
+    qsort(batch->by_user, (size_t)batch->by_user_count, sizeof(batch->by_user[0]), compare_user);
+}
+
 void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
 {
     GF_ASSERT(at >= 0 && n > 0 && at + n <= batch->count);
@@ -253,6 +307,7 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
         slot->record = i + 1;
         memcpy(slot->fp, command->fp, BATCH_FP);
     }
+    sort_by_user(batch);
 }
 
 bool batch_mark_known(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id, const uint8_t fp[BATCH_FP])
@@ -291,57 +346,57 @@ static enum fate judge(struct batch *batch, int i, enum gf_dead *reason_r)
     return FATE_DEAD;
 }
 
-static int compare_i64(const void *a, const void *b)
-{
-    int64_t x, y;
-
-    memcpy(&x, a, sizeof(x));
-    memcpy(&y, b, sizeof(y));
-    return (x > y) - (x < y);
-}
-
 static int compare_uuid(const void *a, const void *b)
 {
     return memcmp(a, b, sizeof(struct gf_uuid));
 }
 
-static int unique(void *array, int count, size_t size)
+/* Dead ones move nothing; their wallet may be another partition's. */
+static void collect_users(struct batch *batch)
 {
-    char *at = array;
-    int kept = 0;
+    batch->user_count = 0;
+    for (int i = 0; i < batch->by_user_count; i++) {
+        const struct batch_user *entry = &batch->by_user[i];
 
-    for (int i = 0; i < count; i++) {
-        if (kept > 0 && memcmp(at + (size_t)(kept - 1) * size, at + (size_t)i * size, size) == 0)
+        if (batch->fates[entry->record] != FATE_PLAN || batch->reasons[entry->record] != GF_DEAD_NONE)
             continue;
-        if (kept != i)
-            memcpy(at + (size_t)kept * size, at + (size_t)i * size, size);
-        kept++;
+        if (batch->user_count == 0 || batch->users[batch->user_count - 1] != entry->user_id)
+            batch->users[batch->user_count++] = entry->user_id;
     }
-    return kept;
 }
 
-static void collect_names(struct batch *batch)
+static void collect_credits(struct batch *batch)
 {
-    batch->user_count = batch->credit_id_count = 0;
-    for (int i = 0; i < batch->planned_count; i++) {
-        const struct gf_command *command = &batch->planned[i];
+    int count = 0, kept = 0;
 
-        if (command->dead != GF_DEAD_NONE)
-            continue; /* moves nothing; its wallet may be another partition's */
-        batch->users[batch->user_count++] = command->user_id;
-        if (command->kind != GF_KIND_GIFT)
-            batch->credit_ids[batch->credit_id_count++] = command->request_id;
+    for (int i = 0; i < batch->planned_count; i++)
+        if (batch->planned[i].dead == GF_DEAD_NONE && batch->planned[i].kind != GF_KIND_GIFT)
+            batch->credit_ids[count++] = batch->planned[i].request_id;
+    qsort(batch->credit_ids, (size_t)count, sizeof(batch->credit_ids[0]), compare_uuid);
+    for (int i = 0; i < count; i++)
+        if (kept == 0 || compare_uuid(&batch->credit_ids[kept - 1], &batch->credit_ids[i]) != 0)
+            batch->credit_ids[kept++] = batch->credit_ids[i];
+    batch->credit_id_count = kept;
+}
+
+static void copy_planned(struct batch *batch)
+{
+    batch->planned = batch->copies;
+    batch->planned_count = 0;
+    for (int i = 0; i < batch->n; i++) {
+        if (batch->fates[i] != FATE_PLAN)
+            continue;
+        batch->planned[batch->planned_count] = *batch_command(batch, i);
+        batch->planned[batch->planned_count++].dead = (enum gf_dead)batch->reasons[i];
     }
-    qsort(batch->users, (size_t)batch->user_count, sizeof(batch->users[0]), compare_i64);
-    batch->user_count = unique(batch->users, batch->user_count, sizeof(batch->users[0]));
-    qsort(batch->credit_ids, (size_t)batch->credit_id_count, sizeof(batch->credit_ids[0]), compare_uuid);
-    batch->credit_id_count = unique(batch->credit_ids, batch->credit_id_count, sizeof(batch->credit_ids[0]));
 }
 
 void batch_classify(struct batch *batch)
 {
+    bool gifts = true;
+
     GF_ASSERT(batch->refusals == 0 || batch->n == 1);
-    batch->planned_count = batch->duplicates = batch->dead = 0;
+    batch->duplicates = batch->dead = 0;
     batch->wallet_count = batch->credit_count = 0;
     for (int i = 0; i < batch->n; i++) {
         enum gf_dead reason;
@@ -351,26 +406,12 @@ void batch_classify(struct batch *batch)
         batch->reasons[i] = (uint8_t)reason;
         batch->duplicates += fate == FATE_DUPLICATE;
         batch->dead += fate == FATE_DEAD;
-        if (fate != FATE_PLAN)
-            continue;
-        batch->planned[batch->planned_count] = *batch_command(batch, i);
-        batch->planned[batch->planned_count].dead = reason;
-        batch->origins[batch->planned_count++] = i;
+        gifts = gifts && fate == FATE_PLAN && reason == GF_DEAD_NONE && batch_command(batch, i)->kind == GF_KIND_GIFT;
     }
-    collect_names(batch);
-}
-
-const struct gf_wallet *batch_find_wallet(const struct batch *batch, int64_t user_id)
-{
-    int low = 0, high = batch->wallet_count;
-
-    while (low < high) {
-        int middle = low + (high - low) / 2;
-
-        if (batch->wallets[middle].user_id < user_id)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < batch->wallet_count && batch->wallets[low].user_id == user_id ? &batch->wallets[low] : NULL;
+    batch->planned = &batch->commands[batch->at]; /* the rule: a plan writes to credits only */
+    batch->planned_count = batch->n;
+    if (!gifts)
+        copy_planned(batch);
+    collect_users(batch);
+    collect_credits(batch);
 }

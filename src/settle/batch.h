@@ -29,6 +29,11 @@ struct pair_slot {
     uint8_t fp[BATCH_FP];
 };
 
+struct batch_user { /* sorted by user, then by record */
+    int64_t user_id;
+    int32_t record; /* of the window */
+};
+
 struct batch {
     int max;
     int32_t partition;
@@ -37,11 +42,13 @@ struct batch {
     /* taken from Kafka, decoded once */
     struct gf_kafka_message *messages;
     struct gf_command *commands;
-    char (*details)[BATCH_DETAIL];
+    const char **details; /* what is wrong with a dead one; NULL: no more than its reason says */
     int count;
-    char *blocks[BATCH_BLOCKS_MAX]; /* copies of keys and values, so that Kafka's memory (twice as much) is given back at once */
+    char *blocks[BATCH_BLOCKS_MAX]; /* copies of keys and values: Kafka's memory, twice as much, is given back at once */
     int block_count, block_at;      /* allocated; the one that is being filled */
     size_t block_used;
+    bool full; /* has records too long to be copied: takes no more */
+    struct gf_buf value; /* batch_record's */
 
     /* the window of one transaction: records [at, at + n) */
     int at, n;
@@ -50,10 +57,12 @@ struct batch {
     struct pair_slot *slots;
     uint32_t slot_mask;
     uint8_t *fates, *reasons;     /* [n]: enum fate; enum gf_dead of FATE_DEAD */
-    struct gf_command *planned;   /* copies, in offset order */
-    int32_t *origins;             /* planned[i] is record origins[i] of the window */
+    struct gf_command *planned;   /* in offset order: the window's own commands if all are living gifts, else copies */
+    struct gf_command *copies;
     int planned_count;
     int duplicates, dead;         /* outside the plan */
+    struct batch_user *by_user;   /* the window's readable records, sorted */
+    int by_user_count;
     int64_t *users;               /* sorted, unique: whose wallets are locked */
     int user_count;
     struct gf_uuid *credit_ids;   /* sorted, unique */
@@ -70,9 +79,10 @@ void batch_destroy(struct batch **batch);
 
 /* Decodes messages[0..count), which the caller has taken into batch->messages. */
 void batch_load(struct batch *batch, int count, int32_t partitions);
-/* The same for `more` messages behind those that are loaded; what they hold is copied, and Kafka's memory given back. */
+/* The same for `more` messages behind those that are loaded; what the commands do not tell of them is copied, and Kafka's memory
+ * given back. */
 void batch_add(struct batch *batch, int more, int32_t partitions);
-/* Room for so many more at once; 0: the batch is full, of records or of bytes. */
+/* Room for so many more at once; 0: the batch is full, of records or of bytes. Memory that no window needs is not touched. */
 int batch_room(const struct batch *batch);
 /* The same for one record that must not be parsed again (F12 a): a dead letter whose key and ce_id header give its ids. */
 void batch_load_unparsed(struct batch *batch);
@@ -84,9 +94,9 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset);
 bool batch_mark_known(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id, const uint8_t fp[BATCH_FP]);
 /* Decides fates and fills planned, users and credit_ids. Repeatable. */
 void batch_classify(struct batch *batch);
-const struct gf_wallet *batch_find_wallet(const struct batch *batch, int64_t user_id);
+/* Record i of the window as it stands in Kafka. Its value may have to be written again: it is good until the next call. */
+struct gf_kafka_message batch_record(struct batch *batch, int i);
 /* First 8 bytes of SHA-256 over the record's value: progress.last_fp (F5). */
 void batch_record_fp(struct batch *batch, const struct gf_kafka_message *message, uint8_t fp_r[BATCH_FP]);
 
 static inline const struct gf_command *batch_command(const struct batch *batch, int i) { return &batch->commands[batch->at + i]; }
-static inline const struct gf_kafka_message *batch_message(const struct batch *batch, int i) { return &batch->messages[batch->at + i]; }

@@ -228,7 +228,6 @@ struct lane *lane_start(struct shared *shared, int index)
     lane->config = shared->config;
     lane->index = index;
     lane->batch = batch_create((int)shared->config->settle_batch);
-    lane->items = gf_xcalloc((size_t)lane->batch->max, sizeof(lane->items[0]));
     lane->store = store_create(shared->config);
     if (notifier_create(shared->config, &lane->notifier, &error) != GF_OK) {
         gf_log(GF_ERROR, "lane_not_started", "error=\"%s\"", error.text);
@@ -259,6 +258,5 @@ void lane_join(struct lane **lane)
     notifier_destroy(&old->notifier);
     store_destroy(&old->store);
     batch_destroy(&old->batch);
-    free(old->items);
     free(old);
 }

@@ -11,6 +11,7 @@
 #include "store.h"
 
 #define PARTS_MAX 1024 /* kafka.partitions' bound */
+#define LANE_ITEMS 1024
 
 /* What Redis was not told because the publisher's ring was full (lane_republish.c). */
 struct untold {
@@ -46,7 +47,8 @@ struct lane {
     struct store *store;
     struct notifier *notifier;
     struct batch *batch;
-    struct publish_item *items; /* [batch->max] */
+    struct publish_item items[LANE_ITEMS]; /* on their way to the publisher */
+    int item_count;
     struct part parts[PARTS_MAX];
     int part_end;     /* highest partition seen + 1 */
     bool rejoin;      /* leave the group and come back: the assignment cannot be served as it is */
@@ -80,7 +82,10 @@ enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low
 void lane_compare_partitions(struct lane *lane);
 int lane_partition_count(struct lane *lane); /* as Kafka last said; 0: it has not answered */
 
-/* lane_republish.c. Begin: of a claim. Claimed: one piece of [republish, recover_to); false: MySQL did not answer. Dropped:
+/* lane_republish.c. One item for Redis; the end of a series, which hands the rest over. */
+void lane_publish(struct lane *lane, const struct publish_item *item);
+void lane_publish_end(struct lane *lane);
+/* Begin: of a claim. Claimed: one piece of [republish, recover_to); false: MySQL did not answer. Dropped:
  * notices drops, and adds one piece of what they took when there is room; true if there may be more to do at once. */
 void lane_republish_begin(struct lane *lane, struct part *part);
 bool lane_republish_claimed(struct lane *lane, struct part *part);

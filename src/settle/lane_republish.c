@@ -15,20 +15,29 @@
 #include "gf/point.h"
 #include "lane_internal.h"
 
-#define CLAIM_OFFSETS 20000 /* wallets of so many offsets are published again at a take-over (F10) */
+#define CLAIM_OFFSETS 20000 /* wallets of so many offsets, or of one batch, are published again at a take-over (F10) */
 #define LOOK_MS 100
 
-struct republishing {
-    struct lane *lane;
-    int count;
-};
+void lane_publish(struct lane *lane, const struct publish_item *item)
+{
+    lane->items[lane->item_count++] = *item;
+    if (lane->item_count == LANE_ITEMS)
+        lane_publish_end(lane);
+}
+
+void lane_publish_end(struct lane *lane)
+{
+    publisher_add(lane->shared->publisher, lane->items, lane->item_count);
+    lane->item_count = 0;
+}
 
 void lane_republish_begin(struct lane *lane, struct part *part)
 {
     struct publisher_look look = {0};
     int64_t next = part->claim.next_offset;
+    int64_t offsets = lane->batch->max > CLAIM_OFFSETS ? lane->batch->max : CLAIM_OFFSETS;
 
-    part->republish = next > CLAIM_OFFSETS ? next - CLAIM_OFFSETS : 0;
+    part->republish = next > offsets ? next - offsets : 0;
     if (part->republish > part->rederive)
         part->republish = part->rederive;
     if (lane->shared->publisher != NULL)
@@ -40,30 +49,25 @@ void lane_republish_begin(struct lane *lane, struct part *part)
 
 static void add_item(void *ctx, const struct gf_wallet *wallet, const struct gf_uuid *request_id)
 {
-    struct republishing *republishing = ctx;
-    struct lane *lane = republishing->lane;
-
-    GF_ASSERT(republishing->count < lane->batch->max); /* one row per offset */
-    lane->items[republishing->count++] = (struct publish_item){.user_id = wallet->user_id,
-                                                               .request_id = *request_id,
-                                                               .ver = wallet->ver > 0 ? wallet->ver : -1,
-                                                               .balance = wallet->balance,
-                                                               .status = wallet->status};
+    lane_publish(ctx, &(struct publish_item){.user_id = wallet->user_id,
+                                             .request_id = *request_id,
+                                             .ver = wallet->ver > 0 ? wallet->ver : -1,
+                                             .balance = wallet->balance,
+                                             .status = wallet->status});
 }
 
 /* Moves *from on. False: MySQL did not answer; it is tried again. */
 static bool add_piece(struct lane *lane, const struct part *part, int64_t *from, int64_t to)
 {
     const struct store_range range = {.log = part->claim.log, .from = *from, .to = to};
-    struct republishing republishing = {.lane = lane};
     struct gf_error error;
 
     GF_POINT(settle_republish_before);
-    if (store_wallets(lane->store, &range, add_item, &republishing, &error) != GF_OK) {
+    if (store_wallets(lane->store, &range, add_item, lane, &error) != GF_OK) {
         gf_log(GF_WARN, "wallets_not_republished", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
         return false;
     }
-    publisher_add(lane->shared->publisher, lane->items, republishing.count);
+    lane_publish_end(lane);
     GF_POINT(settle_republish_after);
     *from = to;
     return true;

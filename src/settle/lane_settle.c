@@ -50,36 +50,26 @@ static bool wait_again(struct lane *lane, const struct part *part, uint32_t gene
     return mine(part, generation) && !lane->rejoin;
 }
 
-static int compare_items(const void *a, const void *b)
-{
-    const struct publish_item *x = a, *y = b;
-
-    return (x->user_id > y->user_id) - (x->user_id < y->user_id);
-}
-
-/* Sorted by user, so that what one wallet had in the whole batch is one publish. */
+/* In the order of users, so that what one wallet had in the whole batch is one publish. */
 static void publish(struct lane *lane)
 {
     const struct batch *batch = lane->batch;
-    int count = 0;
+    const struct gf_wallet *wallet = batch->wallets, *end = wallet + batch->wallet_count;
 
-    if (lane->shared->publisher == NULL)
-        return;
-    for (int i = 0; i < batch->n; i++) {
-        const struct gf_command *command = batch_command(batch, i);
-        const struct gf_wallet *wallet;
+    for (int i = 0; i < batch->by_user_count; i++) {
+        const struct gf_command *command = batch_command(batch, batch->by_user[i].record);
+        bool has_wallet;
 
-        if (!command->readable)
-            continue;
-        wallet = batch_find_wallet(batch, command->user_id);
-        lane->items[count++] = (struct publish_item){.user_id = command->user_id,
-                                                     .request_id = command->request_id,
-                                                     .ver = wallet != NULL ? wallet->ver : -1,
-                                                     .balance = wallet != NULL ? wallet->balance : 0,
-                                                     .status = wallet != NULL ? wallet->status : 1};
+        while (wallet < end && wallet->user_id < command->user_id)
+            wallet++;
+        has_wallet = wallet < end && wallet->user_id == command->user_id;
+        lane_publish(lane, &(struct publish_item){.user_id = command->user_id,
+                                                  .request_id = command->request_id,
+                                                  .ver = has_wallet ? wallet->ver : -1,
+                                                  .balance = has_wallet ? wallet->balance : 0,
+                                                  .status = has_wallet ? wallet->status : 1});
     }
-    qsort(lane->items, (size_t)count, sizeof(lane->items[0]), compare_items);
-    publisher_add(lane->shared->publisher, lane->items, count);
+    lane_publish_end(lane);
 }
 
 static void notify(struct lane *lane, struct part *part)
@@ -240,7 +230,7 @@ static enum done settle_window(struct lane *lane, struct part *part)
     gf_log(GF_WARN, "batch_refused", "partition=%" PRId32 " offset=%" PRId64 " records=%d error=\"%s\"",
            part->claim.partition, lane->batch->first_offset, lane->batch->n, error.text);
     if (lane->batch->n == 1)
-        gf_copy(lane->batch->details[lane->batch->at], BATCH_DETAIL, "the database refused it");
+        lane->batch->details[lane->batch->at] = "the database refused it";
     return DONE_REFUSED;
 }
 

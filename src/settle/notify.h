@@ -20,7 +20,7 @@ GF_NODISCARD enum gf_class notifier_create(const struct gf_config *config, struc
 void notifier_destroy(struct notifier **notifier);
 void notifier_serve(struct notifier *notifier, int64_t timeout_ms);
 bool notifier_connected(struct notifier *notifier);
-/* True while more than two batches' worth of notices (or 9,000) is not acknowledged: settlement waits (F20). */
+/* True while more than two batches' worth of notices (or 5,000) is not acknowledged: settlement waits (F20). */
 bool notifier_blocked(const struct notifier *notifier);
 bool notifier_waiting(const struct notifier *notifier); /* something is not acknowledged */
 /* Serves until all is acknowledged or the time is over. */

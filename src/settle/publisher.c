@@ -27,7 +27,7 @@ struct outlet { /* to one primary */
     pthread_cond_t added;
     /* locks: lock */
     struct publish_item *ring;
-    uint64_t mask, head, sent; /* positions only grow; ring[position & mask] */
+    uint64_t head, sent; /* positions only grow; ring[position % cap] */
     uint64_t cap, dropped;
     int64_t pending; /* its share of the metric */
     int64_t stop_ms; /* 0: goes on */
@@ -43,15 +43,6 @@ struct publisher {
     int count;
     struct outlet outlets[];
 };
-
-static uint64_t smallest_power(uint64_t at_least)
-{
-    uint64_t power = 2 * ROUND;
-
-    while (power < at_least)
-        power *= 2;
-    return power;
-}
 
 /* locks: lock is held */
 static void count_pending(struct outlet *outlet)
@@ -70,7 +61,7 @@ static void add_to(struct outlet *outlet, int shards, const struct publish_item 
     pthread_mutex_lock(&outlet->lock);
     for (int i = 0; i < count; i++)
         if (gf_redis_shard(items[i].user_id, shards) == outlet->shard)
-            outlet->ring[outlet->head++ & outlet->mask] = items[i];
+            outlet->ring[outlet->head++ % outlet->cap] = items[i];
     if (outlet->head - outlet->sent > outlet->cap) {
         dropped = outlet->head - outlet->sent - outlet->cap;
         outlet->sent += dropped;
@@ -104,8 +95,8 @@ static void look_at(struct outlet *outlet, struct publisher_look *look)
     pthread_mutex_lock(&outlet->lock);
     pending = outlet->head - outlet->sent;
     look->dropped += outlet->dropped;
-    if (pending > 0 && outlet->ring[outlet->sent & outlet->mask].added_ms < look->oldest_ms)
-        look->oldest_ms = outlet->ring[outlet->sent & outlet->mask].added_ms;
+    if (pending > 0 && outlet->ring[outlet->sent % outlet->cap].added_ms < look->oldest_ms)
+        look->oldest_ms = outlet->ring[outlet->sent % outlet->cap].added_ms;
     pthread_mutex_unlock(&outlet->lock);
     if (pending > quarter) /* all lanes at once fill half of it so, and the other half is for new batches */
         room = 0;
@@ -138,7 +129,7 @@ static bool take_round(struct outlet *outlet, int *count_r, uint64_t *end_r)
     if (count > ROUND)
         count = ROUND;
     for (uint64_t i = 0; i < count; i++)
-        outlet->round[i] = outlet->ring[(outlet->sent + i) & outlet->mask];
+        outlet->round[i] = outlet->ring[(outlet->sent + i) % outlet->cap];
     *end_r = outlet->sent + count;
     *count_r = (int)count;
     go_on = outlet->stop_ms == 0 || (count > 0 && gf_clock_mono_ms() < outlet->stop_ms);
@@ -259,7 +250,7 @@ static void rewind_ring(struct outlet *outlet)
     pthread_mutex_lock(&outlet->lock);
     oldest = outlet->head > outlet->cap ? outlet->head - outlet->cap : 0;
     at = outlet->sent;
-    while (at > oldest && outlet->ring[(at - 1) & outlet->mask].added_ms >= from_ms)
+    while (at > oldest && outlet->ring[(at - 1) % outlet->cap].added_ms >= from_ms)
         at--;
     outlet->sent = at;
     count_pending(outlet);
@@ -319,15 +310,12 @@ static void *publish(void *arg)
 
 static void start(struct outlet *outlet, const struct gf_config *config, int shard, int shards)
 {
-    uint64_t size;
     pthread_condattr_t attr;
 
     outlet->config = config;
     outlet->shard = shard;
     outlet->cap = ((uint64_t)config->settle_dirty_max + (uint64_t)shards - 1) / (uint64_t)shards;
-    size = smallest_power(outlet->cap + ROUND);
-    outlet->mask = size - 1;
-    outlet->ring = gf_xcalloc(size, sizeof(outlet->ring[0]));
+    outlet->ring = gf_xcalloc(outlet->cap, sizeof(outlet->ring[0]));
     pthread_mutex_init(&outlet->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -295,15 +295,15 @@ static enum gf_class move_progress(struct store *store, struct batch *batch, str
 {
     const struct claim *claim = attempt->claim;
     int64_t notified = store->config->settle_notices ? claim->notified : batch->next_offset;
-    const struct gf_kafka_message *last = batch_message(batch, batch->n - 1);
+    const struct gf_kafka_message last = batch_record(batch, batch->n - 1);
     uint8_t fp[BATCH_FP];
     int64_t affected = 0;
     enum gf_class class;
 
-    batch_record_fp(batch, last, fp);
+    batch_record_fp(batch, &last, fp);
     gf_buf_reset(&store->text);
     gf_buf_addf(&store->text, "UPDATE progress SET next_offset=%" PRId64 ", last_off=%" PRId64 ", last_fp=",
-                batch->next_offset, last->offset);
+                batch->next_offset, last.offset);
     gf_buf_add_xhex(&store->text, fp, BATCH_FP);
     gf_buf_adds(&store->text, ", last_hash=");
     gf_buf_add_xhex(&store->text, attempt->hash, 32);

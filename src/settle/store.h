@@ -68,7 +68,7 @@ typedef void (*store_trade_fn)(void *ctx, const struct gf_trade *trade);
 GF_NODISCARD enum gf_class store_trades(struct store *store, const struct store_range *range, store_trade_fn on_trade,
                                         void *ctx, struct gf_error *error_r);
 typedef void (*store_wallet_fn)(void *ctx, const struct gf_wallet *wallet, const struct gf_uuid *request_id);
-/* Each row with its wallet as it is now (ver 0: there is none). */
+/* Each row with its wallet as it is now (ver 0: there is none), in the order of users. */
 GF_NODISCARD enum gf_class store_wallets(struct store *store, const struct store_range *range, store_wallet_fn on_wallet,
                                          void *ctx, struct gf_error *error_r);
 

@@ -276,7 +276,7 @@ enum gf_class store_wallets(struct store *store, const struct store_range *range
         class = gf_sql_queryf(store->sql, &result, error_r,
                               "SELECT t.user_id, t.request_id, w.balance, w.ver, w.status FROM trade t "
                               "LEFT JOIN wallet w ON w.user_id=t.user_id WHERE t.log=%" PRId32 " AND t.off>=%" PRId64
-                              " AND t.off<%" PRId64,
+                              " AND t.off<%" PRId64 " ORDER BY t.user_id, t.off",
                               range->log, range->from, range->to);
     if (class != GF_OK)
         return class;

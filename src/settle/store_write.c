@@ -175,24 +175,24 @@ static enum gf_class write_trades(struct store *store, const struct batch *batch
     return class;
 }
 
-static void add_dead_letter(struct store *store, const struct batch *batch, int i, enum gf_dead reason)
+static void add_dead_letter(struct store *store, struct batch *batch, int i, enum gf_dead reason)
 {
-    const struct gf_kafka_message *message = batch_message(batch, i);
-    const char *detail = batch->details[batch->at + i];
-    size_t payload = message->value_len < PAYLOAD_MAX ? message->value_len : PAYLOAD_MAX;
+    const struct gf_kafka_message message = batch_record(batch, i);
+    const char *detail = batch->details[batch->at + i] != NULL ? batch->details[batch->at + i] : "";
+    size_t payload = message.value_len < PAYLOAD_MAX ? message.value_len : PAYLOAD_MAX;
     struct gf_buf *text = &store->text;
 
-    add_number(text, message->offset);
+    add_number(text, message.offset);
     add_number(text, reason);
     gf_sql_add_text(store->sql, text, detail, strnlen(detail, BATCH_DETAIL));
     gf_buf_addc(text, ',');
-    if (message->key != NULL)
-        gf_buf_add_xhex(text, message->key, message->key_len < 255 ? message->key_len : 255);
+    if (message.key != NULL)
+        gf_buf_add_xhex(text, message.key, message.key_len < 255 ? message.key_len : 255);
     else
         gf_buf_adds(text, "NULL");
     gf_buf_addc(text, ',');
-    if (message->value != NULL && batch->refusals < 2)
-        gf_buf_add_xhex(text, message->value, payload);
+    if (message.value != NULL && batch->refusals < 2)
+        gf_buf_add_xhex(text, message.value, payload);
     else
         gf_buf_adds(text, "NULL");
     gf_buf_addc(text, ',');
@@ -201,7 +201,7 @@ static void add_dead_letter(struct store *store, const struct batch *batch, int 
 }
 
 /* The dead letters of the window, planned or not, in offset order. */
-static enum gf_class write_dead_letters(struct store *store, const struct batch *batch, int32_t log,
+static enum gf_class write_dead_letters(struct store *store, struct batch *batch, int32_t log,
                                         struct gf_error *error_r)
 {
     enum gf_class class = GF_OK;

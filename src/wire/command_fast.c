@@ -73,9 +73,20 @@ static inline bool number_i32(struct cursor *cursor, int32_t min, int32_t max, i
     return true;
 }
 
+/* Of digits, '-' and letters only capitals have this bit clear. */
+static inline bool has_capitals(const char *id)
+{
+    unsigned char bits = 0x20;
+
+    for (size_t i = 0; i < GF_UUID_TEXT; i++)
+        bits &= (unsigned char)id[i];
+    return bits == 0;
+}
+
 static inline bool request_id(struct cursor *cursor, struct gf_uuid *id_r)
 {
-    if (cursor->end - cursor->at < GF_UUID_TEXT || !gf_uuid_parse(cursor->at, GF_UUID_TEXT, id_r))
+    if (cursor->end - cursor->at < GF_UUID_TEXT || has_capitals(cursor->at) ||
+        !gf_uuid_parse(cursor->at, GF_UUID_TEXT, id_r))
         return false;
     cursor->at += GF_UUID_TEXT;
     return gf_uuid_version(id_r) != 8;
@@ -84,7 +95,8 @@ static inline bool request_id(struct cursor *cursor, struct gf_uuid *id_r)
 bool gf_command_decode_fast(const char *value, size_t len, struct gf_command *command_r)
 {
     struct cursor cursor = {.at = value, .end = value + len};
-    struct gf_command c = {.off = command_r->off, .append_ms = command_r->append_ms, .readable = true, .kind = GF_KIND_GIFT};
+    struct gf_command c = {.off = command_r->off, .append_ms = command_r->append_ms, .readable = true, .exact = true,
+                           .kind = GF_KIND_GIFT};
 
     if (!TAKE(&cursor, "{\"v\":1,\"type\":\"gift\",\"request_id\":\"") || !request_id(&cursor, &c.request_id) ||
         !TAKE(&cursor, "\",\"user_id\":") || !number(&cursor, 1, GF_ID_MAX, &c.user_id) ||

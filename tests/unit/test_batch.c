@@ -159,6 +159,72 @@ static void what_mysql_refuses_is_planned_dead_and_then_only_recorded(void **sta
     assert_int_equal(batch->reasons[0], GF_DEAD_SQL_REFUSED);
 }
 
+static void assert_record(int i, const char *key, const char *value)
+{
+    struct gf_kafka_message record = batch_record(batch, i);
+
+    assert_int_equal(record.key_len, strlen(key));
+    assert_memory_equal(record.key, key, record.key_len);
+    assert_int_equal(record.value_len, strlen(value));
+    assert_memory_equal(record.value, value, record.value_len);
+}
+
+/* What Kafka's memory held is gone; a dead letter still gets the very bytes, whether they were kept or are written again. */
+static void records_can_be_told_byte_for_byte(void **state)
+{
+    static const char *const keys[] = {"7", "07", "8", "7"};
+    char sent[4][sizeof(values[0])];
+
+    (void)state;
+    add_gift("7", 1);  /* the encoder's spelling */
+    add_gift("07", 2); /* its user's all the same */
+    add_gift("8", 3);  /* dead */
+    add_credit("7", "adjust", 1);
+    memcpy(sent, values, sizeof(sent));
+    batch_add(batch, count, 1);
+    memset(values, '#', sizeof(values));
+    batch_window(batch, 0, 4, 100);
+    assert_true(batch->commands[0].exact);
+    assert_null(batch->messages[0].value); /* not kept */
+    for (int i = 0; i < 4; i++)
+        assert_record(i, keys[i], sent[i]);
+    assert_null(batch->details[0]);
+    batch_window(batch, 2, 2, 102);
+    assert_record(1, keys[3], sent[3]);
+}
+
+/* A batch of up to settle.batch records that only Kafka's memory can hold would have no bound. */
+static void a_record_too_long_to_be_kept_ends_the_batch(void **state)
+{
+    static char text[GF_COMMAND_MAX + 1];
+
+    (void)state;
+    memset(text, ' ', sizeof(text));
+    add_gift("7", 1);
+    batch->messages[0].value = text;
+    batch->messages[0].value_len = sizeof(text);
+    assert_true(batch_room(batch) > 0);
+    batch_add(batch, 1, 1);
+    assert_int_equal(batch_room(batch), 0);
+    assert_ptr_equal(batch->messages[0].value, text);
+    assert_non_null(batch->details[0]);
+    batch_release(batch);
+    assert_true(batch_room(batch) > 0);
+}
+
+/* A plan of gifts alone needs no copies; what is dead or a credit must not be written to where it is decided anew. */
+static void only_living_gifts_are_planned_where_they_stand(void **state)
+{
+    (void)state;
+    add_gift("7", 1);
+    classify();
+    assert_ptr_equal(batch->planned, batch->commands);
+    add_credit("7", "adjust", 1);
+    classify();
+    assert_ptr_equal(batch->planned, batch->copies);
+    assert_int_equal(batch->planned_count, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +233,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_known_credit_is_a_duplicate_and_another_kind_is_the_rows_to_judge, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_first_record_of_a_gift_stands, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_mysql_refuses_is_planned_dead_and_then_only_recorded, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(records_can_be_told_byte_for_byte, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_record_too_long_to_be_kept_ends_the_batch, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(only_living_gifts_are_planned_where_they_stand, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The command decoder against jansson on mutated records: the same bytes are JSON to both or to neither, and what is
  * accepted has the values that jansson reads and is encoded and decoded to itself. A space in front takes a record past the fast path of
- * the encoder's own spelling: both ways must say the same. Prints its seed;
+ * the encoder's own spelling: both ways must say the same; what took that path is encoded to the very bytes. Prints its seed;
  * `test_command_fuzz SEED [RECORDS]` repeats a run. */
 #include <inttypes.h>
 #include <jansson.h>
@@ -15,7 +15,7 @@
 #define RECORDS 400000
 
 static uint64_t state;
-static int differences, accepted, json;
+static int differences, accepted, exact_ones, json;
 
 static uint64_t next(void)
 {
@@ -189,6 +189,14 @@ static bool same_again(const struct gf_command *command, struct gf_buf *buf)
            gf_uuid_compare(&again.request_id, &command->request_id) == 0;
 }
 
+/* Whoever has the command has the record's bytes. */
+static bool is_exact(const struct gf_command *command, const char *text, size_t len, struct gf_buf *buf)
+{
+    gf_buf_reset(buf);
+    gf_command_encode(command, buf);
+    return buf->len == len && memcmp(buf->data, text, len) == 0;
+}
+
 /* What the strict decoder alone says. */
 static bool same_without_fast_path(const char *text, size_t len, const struct gf_command *command)
 {
@@ -230,6 +238,9 @@ static void one(const char *text, size_t len, struct gf_buf *buf)
         differ("accepted with other values than jansson reads", text, len, "");
     if (command.dead == GF_DEAD_NONE && !same_again(&command, buf))
         differ("not encoded to itself", text, len, "");
+    if (command.exact && (command.dead != GF_DEAD_NONE || !is_exact(&command, text, len, buf)))
+        differ("said to be exact, and is not", text, len, "");
+    exact_ones += command.exact;
     if (overflow && command.dead == GF_DEAD_NONE)
         differ("a number beyond int64 was accepted", text, len, "");
     accepted += command.dead == GF_DEAD_NONE;
@@ -267,8 +278,8 @@ int main(int argc, char **argv)
         free(exact);
     }
     gf_buf_free(&buf);
-    printf("%d records, %d of them JSON, %d accepted, %d differences\n", records, json, accepted, differences);
-    if (argc <= 2 && (accepted < records / 100 || json < records / 20)) {
+    printf("%d records, %d of them JSON, %d accepted, %d exact, %d differences\n", records, json, accepted, exact_ones, differences);
+    if (argc <= 2 && (accepted < records / 100 || exact_ones < records / 100 || json < records / 20)) {
         fprintf(stderr, "the mutations leave too few good records: nothing was tested\n");
         return 1;
     }

@@ -17,7 +17,6 @@
 static struct gf_config config;
 static struct shared shared;
 static struct lane lane;
-static struct publish_item room_for_items[100];
 static char steps[64]; /* t trades, w wallets, k Kafka's records, p pause */
 static enum gf_class trades_class;
 static struct store_range asked;
@@ -123,7 +122,7 @@ static int set_up(void **state)
     (void)snprintf(config.kafka_brokers, sizeof(config.kafka_brokers), "127.0.0.1:1"); /* nobody */
     shared.config = &config;
     shared.publisher = NULL;
-    lane = (struct lane){.shared = &shared, .config = &config, .part_end = 1, .batch = batch_create(100), .items = room_for_items};
+    lane = (struct lane){.shared = &shared, .config = &config, .part_end = 1, .batch = batch_create(100)};
     look = (struct publisher_look){.oldest_ms = INT64_MAX, .room = 40};
     rows = 0;
     assert_int_equal(notifier_create(&config, &lane.notifier, &error), GF_OK);
