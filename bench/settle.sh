@@ -17,15 +17,15 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 usage() {
     echo "usage: ./dev bench settle [--gifts N] [--rounds N] [--warm N] [--users N] [--combo] [--hot] [--lanes N] [--seconds N] [--set SECTION.KEY=VALUE] [--json]
        ./dev bench settle --processes 1,2,4 [--null-store] [--gifts N] [...]
-  --gifts N    commands in the topic, each round (1000000)  --users N  distinct senders (100000)
+  --gifts N    commands in the topic, each round (3000000)  --users N  distinct senders (100000)
   --rounds N   floors, then settlement (3)
-  --warm N     commands settled before, not measured (1000000)
+  --warm N     commands settled before, not measured (2000000)
   --combo      2,000 senders: combos                --seconds  of the floor with one transaction per gift (5)
   --lanes N    settle.lanes (2)                     --set      any setting of giftflow.conf
   --hot        three of ten gifts are one sender's: its partition beside the others"
 }
 
-gifts=1000000 rounds=3 warm=1000000 users=100000 seconds=5 hot=0 json='' settings=() processes='' null_store=''
+gifts=3000000 rounds=3 warm=2000000 users=100000 seconds=5 hot=0 json='' settings=() processes='' null_store=''
 while [ $# -gt 0 ]; do
     case $1 in
         --gifts) gifts=$2 && shift ;;

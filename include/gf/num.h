@@ -7,6 +7,10 @@
 /* Decimal digits only (an optional leading '-' for the signed form), no leading zeros, whole text, within [min, max]. */
 GF_NODISCARD bool gf_num_parse_i64(const char *text, size_t len, int64_t min, int64_t max, int64_t *value_r);
 
+/* Writes the decimal form, GF_NUM_TEXT characters at most, without a NUL; returns what is behind it. */
+#define GF_NUM_TEXT 20
+char *gf_num_put(char *at, int64_t value);
+
 GF_NODISCARD static inline bool gf_money_add(int64_t a, int64_t b, int64_t *sum_r)
 {
     return !__builtin_add_overflow(a, b, sum_r);

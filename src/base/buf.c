@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gf/num.h"
+
 static const char hex_digits[] = "0123456789abcdef";
 
 void gf_buf_init(struct gf_buf *buf, size_t max)
@@ -22,7 +24,7 @@ void gf_buf_free(struct gf_buf *buf)
     *buf = (struct gf_buf){0};
 }
 
-char *gf_buf_reserve(struct gf_buf *buf, size_t more)
+char *gf_buf_grow(struct gf_buf *buf, size_t more)
 {
     size_t need;
 
@@ -45,22 +47,6 @@ char *gf_buf_reserve(struct gf_buf *buf, size_t more)
     return buf->data + buf->len;
 }
 
-void gf_buf_add(struct gf_buf *buf, const void *bytes, size_t len)
-{
-    char *at = gf_buf_reserve(buf, len);
-
-    if (at == NULL)
-        return;
-    if (len > 0)
-        memcpy(at, bytes, len);
-    at[len] = '\0';
-    buf->len += len;
-}
-
-void gf_buf_adds(struct gf_buf *buf, const char *text) { gf_buf_add(buf, text, strlen(text)); }
-
-void gf_buf_addc(struct gf_buf *buf, char c) { gf_buf_add(buf, &c, 1); }
-
 void gf_buf_addf(struct gf_buf *buf, const char *fmt, ...)
 {
     va_list ap, again;
@@ -82,17 +68,9 @@ void gf_buf_addf(struct gf_buf *buf, const char *fmt, ...)
 
 void gf_buf_add_i64(struct gf_buf *buf, int64_t value)
 {
-    char text[24];
-    size_t at = sizeof(text);
-    uint64_t rest = value < 0 ? (uint64_t)0 - (uint64_t)value : (uint64_t)value;
+    char text[GF_NUM_TEXT];
 
-    do {
-        text[--at] = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest > 0);
-    if (value < 0)
-        text[--at] = '-';
-    gf_buf_add(buf, text + at, sizeof(text) - at);
+    gf_buf_add(buf, text, (size_t)(gf_num_put(text, value) - text));
 }
 
 void gf_buf_add_hex(struct gf_buf *buf, const void *bytes, size_t len)
@@ -125,19 +103,29 @@ void gf_buf_add_uuid(struct gf_buf *buf, const struct gf_uuid *id)
     gf_buf_add(buf, text, GF_UUID_TEXT);
 }
 
+static bool is_plain(unsigned char c)
+{
+    return c >= 0x20 && c != '"' && c != '\\' && c != 0x7f;
+}
+
 void gf_buf_add_json(struct gf_buf *buf, const char *text, size_t len)
 {
     gf_buf_addc(buf, '"');
     for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)text[i];
+        size_t from = i;
+        unsigned char c;
 
+        while (i < len && is_plain((unsigned char)text[i]))
+            i++;
+        gf_buf_add(buf, text + from, i - from);
+        if (i == len)
+            break;
+        c = (unsigned char)text[i];
         if (c == '"' || c == '\\') {
             gf_buf_addc(buf, '\\');
             gf_buf_addc(buf, (char)c);
-        } else if (c < 0x20 || c == 0x7f) {
-            gf_buf_addf(buf, "\\u%04x", (unsigned)c);
         } else {
-            gf_buf_addc(buf, (char)c);
+            gf_buf_addf(buf, "\\u%04x", (unsigned)c);
         }
     }
     gf_buf_addc(buf, '"');

@@ -4,6 +4,7 @@
 
 #include "gf/clock.h"
 #include "gf/command.h"
+#include "gf/num.h"
 #include "ingest.h"
 
 #define TRACEPARENT_LEN 55
@@ -59,24 +60,11 @@ static void traceparent_make(struct gf_ingest *ingest, char text_r[TRACEPARENT_L
     memcpy(text_r + 52, "-01", 3);
 }
 
-static size_t decimal(char text_r[24], int64_t value)
-{
-    char *at = text_r + 24;
-    size_t len;
-
-    GF_ASSERT(value > 0);
-    for (; value > 0; value /= 10)
-        *--at = (char)('0' + value % 10);
-    len = (size_t)(text_r + 24 - at);
-    memmove(text_r, at, len);
-    return len;
-}
-
 enum gf_class gf_ingest_produce(struct gf_ingest *ingest, const struct gf_command *command, struct gf_slice traceparent,
                                 struct gf_produced *produced)
 {
     const char *type = command->kind == GF_KIND_GIFT ? "giftflow.gift" : "giftflow.credit";
-    char id[GF_UUID_TEXT + 1], trace[TRACEPARENT_LEN], key[24];
+    char id[GF_UUID_TEXT + 1], trace[TRACEPARENT_LEN], key[GF_NUM_TEXT];
     struct gf_kafka_header headers[] = {
         {"ce_id", id, GF_UUID_TEXT}, {"ce_type", type, strlen(type)}, {"traceparent", trace, sizeof(trace)}};
     struct gf_kafka_record record = {
@@ -92,7 +80,7 @@ enum gf_class gf_ingest_produce(struct gf_ingest *ingest, const struct gf_comman
     gf_buf_reset(&ingest->scratch);
     gf_command_encode(command, &ingest->scratch);
     GF_ASSERT(gf_buf_ok(&ingest->scratch));
-    record.key_len = decimal(key, command->user_id);
+    record.key_len = (size_t)(gf_num_put(key, command->user_id) - key);
     record.value = ingest->scratch.data;
     record.value_len = ingest->scratch.len;
     return gf_kafka_produce(ingest->producer, &record, produced, NULL) == GF_OK ? GF_OK : GF_RETRY;

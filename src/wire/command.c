@@ -326,21 +326,6 @@ static char *put_text(char *at, const char *text, size_t len)
     return at + len;
 }
 
-static char *put_number(char *at, int64_t value)
-{
-    char digits[24];
-    size_t from = sizeof(digits);
-    uint64_t rest = value < 0 ? (uint64_t)0 - (uint64_t)value : (uint64_t)value;
-
-    do {
-        digits[--from] = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest > 0);
-    if (value < 0)
-        digits[--from] = '-';
-    return put_text(at, digits + from, sizeof(digits) - from);
-}
-
 /* By hand: snprintf would cost more than decoding the record did. Six numbers of at most 20 characters fit. */
 size_t gf_command_fp_text(const struct gf_command *command, char text_r[160])
 {
@@ -352,7 +337,7 @@ size_t gf_command_fp_text(const struct gf_command *command, char text_r[160])
 
     for (size_t i = 0; i < count; i++) {
         *at++ = ',';
-        at = put_number(at, values[i]);
+        at = gf_num_put(at, values[i]);
     }
     *at = '\0';
     GF_ASSERT(at - text_r < 160);

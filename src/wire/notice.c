@@ -7,7 +7,7 @@
 
 #include "gf/num.h"
 
-static void add_field(struct gf_buf *out, const char *name, int64_t value)
+static inline void add_field(struct gf_buf *out, const char *name, int64_t value)
 {
     gf_buf_adds(out, name);
     gf_buf_add_i64(out, value);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The base library: each function's promise, with the awkward values. */
+#include <inttypes.h>
 #include <stdarg.h>
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,6 +39,27 @@ static void numbers_are_strict(void **state)
     int64_t value = 99;
     assert_false(gf_num_parse_i64("11", 2, 0, 10, &value));
     assert_int_equal(value, 99);
+}
+
+static void numbers_are_written_as_printf_does(void **state)
+{
+    int64_t values[2 * 20 * 3 + 2] = {INT64_MIN, INT64_MAX}, power = 1;
+    size_t count = 2;
+
+    (void)state;
+    for (int i = 0; i < 19; i++, power = i < 19 ? power * 10 : power)
+        for (int64_t near = power - 1; near <= power + 1; near++) {
+            values[count++] = near;
+            values[count++] = -near;
+        }
+    for (size_t i = 0; i < count; i++) {
+        char text[GF_NUM_TEXT + 1], wanted[GF_NUM_TEXT + 2];
+        char *end = gf_num_put(text, values[i]);
+
+        *end = '\0';
+        (void)snprintf(wanted, sizeof(wanted), "%" PRId64, values[i]);
+        assert_string_equal(text, wanted);
+    }
 }
 
 static void share_is_floor_without_overflow(void **state)
@@ -192,6 +215,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_strict),
+        cmocka_unit_test(numbers_are_written_as_printf_does),
         cmocka_unit_test(share_is_floor_without_overflow),
         cmocka_unit_test(murmur2_equals_java),
         cmocka_unit_test(uuids_round_trip),

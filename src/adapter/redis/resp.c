@@ -2,6 +2,7 @@
 /* Encoding of commands in RESP: one exact allocation each, no format strings on the way of a request. */
 #include <string.h>
 
+#include "gf/num.h"
 #include "scripts.h"
 
 #define BULK_OVERHEAD (1 + 20 + 2 + 2) /* "$<len>\r\n" ... "\r\n" */
@@ -9,15 +10,8 @@
 
 static char *put_count(char *at, char type, size_t value)
 {
-    char digits[20];
-    size_t n = 0;
-
     *at++ = type;
-    do
-        digits[n++] = (char)('0' + value % 10);
-    while ((value /= 10) > 0);
-    while (n > 0)
-        *at++ = digits[--n];
+    at = gf_num_put(at, (int64_t)value);
     *at++ = '\r';
     *at++ = '\n';
     return at;
@@ -36,10 +30,9 @@ static char *put_bulk(char *at, const char *bytes, size_t len)
 
 static char *put_number(char *at, size_t value)
 {
-    char text[24];
-    char *end = put_count(text, '$', value); /* "$<digits>\r\n": the digits are what is wanted */
+    char text[GF_NUM_TEXT];
 
-    return put_bulk(at, text + 1, (size_t)(end - text) - 3);
+    return put_bulk(at, text, (size_t)(gf_num_put(text, (int64_t)value) - text));
 }
 
 static struct gf_resp *resp_alloc(const struct gf_redis_arg *args, size_t count, size_t more)

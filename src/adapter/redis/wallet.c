@@ -9,22 +9,6 @@
 
 /* ---- keys ---- */
 
-static char *put_i64(char *at, int64_t value)
-{
-    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-    char digits[20];
-    size_t n = 0;
-
-    if (value < 0)
-        *at++ = '-';
-    do
-        digits[n++] = (char)('0' + rest % 10);
-    while ((rest /= 10) > 0);
-    while (n > 0)
-        *at++ = digits[--n];
-    return at;
-}
-
 static char *put_text(char *at, const char *text, size_t len)
 {
     memcpy(at, text, len);
@@ -35,14 +19,14 @@ static char *put_text(char *at, const char *text, size_t len)
 static char *put_epoch(char *at, int64_t epoch)
 {
     at = put_text(at, "gf", 2);
-    at = put_i64(at, epoch);
+    at = gf_num_put(at, epoch);
     return put_text(at, ":{u:", 4);
 }
 
 /* "gf<E>:{u:<id>}:": at most 47 bytes, so that what follows fits as well. */
 static char *put_user(char *at, int64_t epoch, int64_t user_id)
 {
-    at = put_i64(put_epoch(at, epoch), user_id);
+    at = gf_num_put(put_epoch(at, epoch), user_id);
     return put_text(at, "}:", 2);
 }
 
