@@ -64,14 +64,14 @@ ops() { # NAME: its metrics
     curl -fsS -m 5 "http://127.0.0.1:$(awk -v n="$1.ops" '$1 == n { print $2; exit }' "$STACK/ports")/metrics"
 }
 
-# What the processes have settled so far, by their own count: the null store leaves nothing in the tables.
+# What the processes have settled so far, by their own count: the null store leaves nothing in the tables. And how many have begun.
 settled_by() { # COUNT
-    local i sum=0 one
+    local i sum=0 begun=0 one
     for ((i = 1; i <= $1; i++)); do
         one=$(ops "settle-$i" | sed -n 's/^giftflow_commands_total{outcome="settled"} //p')
-        sum=$((sum + one))
+        sum=$((sum + one)) begun=$((begun + (one > 0)))
     done
-    echo $sum
+    echo "$sum $begun"
 }
 
 processor_of() { # COUNT
@@ -84,18 +84,19 @@ now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
 # From the first look at which every process has begun to the one at which all is settled.
 measure_processes() { # COUNT GIFTS
-    local names=() i done_before done_now from_ms=0 cpu_before=0
+    local names=() i done_before done_now begun from_ms=0 cpu_before=0
     for ((i = 1; i <= $1; i++)); do names+=("settle-$i"); done
     for i in "${names[@]}"; do "$DEV" start "$i" --dir "$STACK" >&2; done
     for ((i = 0; i < 6000; i++)); do
-        done_now=$(settled_by "$1")
-        if [ "$from_ms" = 0 ] && [ "$done_now" -gt 0 ]; then
+        read -r done_now begun < <(settled_by "$1")
+        if [ "$from_ms" = 0 ] && [ "$begun" = "$1" ]; then
             from_ms=$(now_ms) done_before=$done_now cpu_before=$(processor_of "$1")
         fi
         if [ "$done_now" -ge "$2" ]; then break; fi
         sleep 0.05
     done
     [ "$done_now" -ge "$2" ] || die "settlement stands still at $done_now of $2"
+    [ "$from_ms" != 0 ] || die "all was settled before each of $1 processes had begun: --gifts must be more"
     local took=$(($(now_ms) - from_ms)) gifts_done=$((done_now - done_before)) cpu=$(($(processor_of "$1") - cpu_before))
     for i in "${names[@]}"; do "$DEV" stop "$i" --dir "$STACK" >&2; done
     if [ -n "$json" ]; then

@@ -15,7 +15,7 @@ struct gf_command {
     int64_t append_ms; /* broker's append time */
     enum gf_dead dead; /* != NONE: not a command; only what `readable` says is filled in */
     bool readable;     /* request_id and user_id are known (F1: such a dead letter still gets a trade row) */
-    bool exact;        /* the value was, byte for byte, what gf_command_encode writes */
+    bool exact;        /* gf_command_encode writes the value byte for byte; false: it may or may not */
     enum gf_kind kind;
     struct gf_uuid request_id;
     int64_t user_id, receiver_id, room_id; /* credits: receiver and room are 0 */

@@ -2,7 +2,8 @@
 #pragma once
 /* The records taken from one partition and what one settlement transaction makes of a window of them: decoded commands,
  * who is a duplicate of whom, the wallets and credits they name, the plan. Plain memory: no I/O.
- * Owns the Kafka messages from batch_load or batch_add to batch_release. All arrays are allocated once, for `max` records.
+ * Owns the Kafka messages from batch_load or batch_add to batch_release, though batch_add gives most of them back at once. All
+ * arrays are allocated once, for `max` records; what no window needs is never touched.
  * Thread: the lane's. */
 #include "gf/crypto.h"
 #include "gf/kafka.h"
@@ -56,7 +57,7 @@ struct batch {
     int refusals;                      /* of a window of one record: how often MySQL refused it (F12 b) */
     struct pair_slot *slots;
     uint32_t slot_mask;
-    uint8_t *fates, *reasons;     /* [n]: enum fate; enum gf_dead of FATE_DEAD */
+    uint8_t *fates, *reasons;     /* [n]: enum fate; enum gf_dead, also of those that are planned dead */
     struct gf_command *planned;   /* in offset order: the window's own commands if all are living gifts, else copies */
     struct gf_command *copies;
     int planned_count;
@@ -82,7 +83,7 @@ void batch_load(struct batch *batch, int count, int32_t partitions);
 /* The same for `more` messages behind those that are loaded; what the commands do not tell of them is copied, and Kafka's memory
  * given back. */
 void batch_add(struct batch *batch, int more, int32_t partitions);
-/* Room for so many more at once; 0: the batch is full, of records or of bytes. Memory that no window needs is not touched. */
+/* Room for so many more at once; 0: the batch is full, of records or of bytes, or has one too long to be copied. */
 int batch_room(const struct batch *batch);
 /* The same for one record that must not be parsed again (F12 a): a dead letter whose key and ce_id header give its ids. */
 void batch_load_unparsed(struct batch *batch);

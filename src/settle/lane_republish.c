@@ -15,7 +15,9 @@
 #include "gf/point.h"
 #include "lane_internal.h"
 
-#define CLAIM_OFFSETS 20000 /* wallets of so many offsets, or of one batch, are published again at a take-over (F10) */
+/* Wallets of so many offsets, or of one batch, are published again at a take-over (F10). The batch is of our own settings: where
+ * the former owner's were larger, verify --watch finds the rest. */
+#define CLAIM_OFFSETS 20000
 #define LOOK_MS 100
 
 void lane_publish(struct lane *lane, const struct publish_item *item)
@@ -64,6 +66,7 @@ static bool add_piece(struct lane *lane, const struct part *part, int64_t *from,
 
     GF_POINT(settle_republish_before);
     if (store_wallets(lane->store, &range, add_item, lane, &error) != GF_OK) {
+        lane->item_count = 0;
         gf_log(GF_WARN, "wallets_not_republished", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
         return false;
     }

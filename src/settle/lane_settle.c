@@ -9,7 +9,6 @@
  *                after settle.retry_max becomes a dead letter if MySQL takes that, so nothing is buried for a broken server
  *  fenced        another process owns the log: the partition is dropped (F8) */
 #include <inttypes.h>
-#include <stdlib.h>
 
 #include "gf/clock.h"
 #include "gf/log.h"
@@ -50,12 +49,14 @@ static bool wait_again(struct lane *lane, const struct part *part, uint32_t gene
     return mine(part, generation) && !lane->rejoin;
 }
 
-/* In the order of users, so that what one wallet had in the whole batch is one publish. */
+/* In the order of users, so that what one wallet had in the whole batch leaves together. */
 static void publish(struct lane *lane)
 {
     const struct batch *batch = lane->batch;
     const struct gf_wallet *wallet = batch->wallets, *end = wallet + batch->wallet_count;
 
+    if (lane->shared->publisher == NULL)
+        return;
     for (int i = 0; i < batch->by_user_count; i++) {
         const struct gf_command *command = batch_command(batch, batch->by_user[i].record);
         bool has_wallet;
@@ -319,7 +320,9 @@ static void settle_taken(struct lane *lane, struct part *part)
 
         if (at > 0 && !wait_for_notices(lane, part))
             return;
+        stage_start(&lane->stage);
         batch_window(batch, at, size < batch->count - at ? size : batch->count - at, part->claim.next_offset);
+        stage_end(&lane->stage, STAGE_PLAN);
         done = settle_window(lane, part);
         if (done == DONE_REFUSED && batch->n > 1) {
             size = (batch->n + 1) / 2;

@@ -177,8 +177,8 @@ static void records_can_be_told_byte_for_byte(void **state)
 
     (void)state;
     add_gift("7", 1);  /* the encoder's spelling */
-    add_gift("07", 2); /* its user's all the same */
-    add_gift("8", 3);  /* dead */
+    add_gift("07", 2); /* dead, as the next: no number is written so */
+    add_gift("8", 3);
     add_credit("7", "adjust", 1);
     memcpy(sent, values, sizeof(sent));
     batch_add(batch, count, 1);
