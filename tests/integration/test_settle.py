@@ -555,6 +555,16 @@ class Traffic:
         wait_until(lambda: settled_offsets(self.stack) >= start + Decimal(more), 60, "flowing traffic")
 
 
+    def wait_settled_everywhere(self):
+        """Until each partition has moved: whoever is killed then leaves none that looks stalled, whose records would be taken one by one (F12 a)."""
+        start = next_offsets(self.stack)
+        wait_until(lambda: all(at > start[part] for part, at in next_offsets(self.stack).items()), 60, "flowing traffic in each partition")
+
+
+def next_offsets(stack):
+    return {row["part"]: row["next_offset"] for row in stack.sql("SELECT part, next_offset FROM progress WHERE live = 1 AND topic = 'giftflow.commands'")}
+
+
 def settled_offsets(stack):
     return stack.sql("SELECT SUM(next_offset) n FROM progress WHERE topic = 'giftflow.commands'")[0]["n"]
 
@@ -579,6 +589,7 @@ def test_kill_9_in_the_middle_of_traffic_loses_and_doubles_nothing(rough):
     with Traffic(rough) as traffic:
         for _ in range(3):
             traffic.wait_settled()
+            traffic.wait_settled_everywhere()
             rough.kill("settle-1")
             rough.start("settle-1")
         traffic.wait_settled()
