@@ -554,7 +554,6 @@ class Traffic:
         start = settled_offsets(self.stack)
         wait_until(lambda: settled_offsets(self.stack) >= start + Decimal(more), 60, "flowing traffic")
 
-
     def wait_settled_everywhere(self):
         """Until each partition has moved: whoever is killed then leaves none that looks stalled, whose records would be taken one by one (F12 a)."""
         start = next_offsets(self.stack)

@@ -5,7 +5,7 @@
 #include "gf/num.h"
 #include "scripts.h"
 
-#define BULK_OVERHEAD (1 + 20 + 2 + 2) /* "$<len>\r\n" ... "\r\n" */
+#define BULK_OVERHEAD (1 + GF_NUM_TEXT + 2 + 2) /* "$<len>\r\n" ... "\r\n" */
 #define HEAD_MAX 32                    /* "*<count>\r\n" */
 
 static char *put_count(char *at, char type, size_t value)
@@ -60,7 +60,7 @@ struct gf_resp *gf_resp_command(const struct gf_redis_arg *args, size_t count)
 struct gf_resp *gf_resp_evalsha(const char sha[GF_SHA1_TEXT], const struct gf_redis_arg *args, size_t count,
                                 size_t key_count)
 {
-    struct gf_resp *resp = resp_alloc(args, count, 7 + GF_SHA1_TEXT + 20 + 3 * BULK_OVERHEAD);
+    struct gf_resp *resp = resp_alloc(args, count, 7 + GF_SHA1_TEXT + GF_NUM_TEXT + 3 * BULK_OVERHEAD);
     char *at = put_count(resp->text, '*', count + 3);
 
     GF_ASSERT(key_count <= count);
