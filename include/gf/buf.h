@@ -40,6 +40,12 @@ static inline void gf_buf_adds(struct gf_buf *buf, const char *text) { gf_buf_ad
 static inline void gf_buf_addc(struct gf_buf *buf, char c) { gf_buf_add(buf, &c, 1); }
 void gf_buf_addf(struct gf_buf *buf, const char *fmt, ...) GF_PRINTF(2, 3);
 void gf_buf_add_i64(struct gf_buf *buf, int64_t value);         /* decimal */
+/* `name` as it stands, with its quotes and colon, then the number. */
+static inline void gf_buf_add_field(struct gf_buf *buf, const char *name, int64_t value)
+{
+    gf_buf_adds(buf, name);
+    gf_buf_add_i64(buf, value);
+}
 void gf_buf_add_hex(struct gf_buf *buf, const void *bytes, size_t len); /* lower case */
 void gf_buf_add_xhex(struct gf_buf *buf, const void *bytes, size_t len); /* SQL literal x'..' */
 void gf_buf_add_uuid(struct gf_buf *buf, const struct gf_uuid *id);      /* canonical text, 36 chars */

@@ -7,12 +7,6 @@
 
 #include "gf/num.h"
 
-static inline void add_field(struct gf_buf *out, const char *name, int64_t value)
-{
-    gf_buf_adds(out, name);
-    gf_buf_add_i64(out, value);
-}
-
 static void add_text(struct gf_buf *out, const char *name, const char *text)
 {
     gf_buf_adds(out, name);
@@ -35,15 +29,15 @@ static void add_gift(const struct gf_trade *trade, const char *name, const char 
     bool fits = gf_money_sub(0, trade->amount, &paid);
 
     GF_ASSERT(fits && paid > 0);
-    add_field(out, ",\"sender_id\":", trade->user_id);
-    add_field(out, ",\"receiver_id\":", trade->receiver_id);
-    add_field(out, ",\"gift_id\":", trade->gift_id);
-    add_field(out, ",\"gift_type\":", trade->gift_type);
+    gf_buf_add_field(out, ",\"sender_id\":", trade->user_id);
+    gf_buf_add_field(out, ",\"receiver_id\":", trade->receiver_id);
+    gf_buf_add_field(out, ",\"gift_id\":", trade->gift_id);
+    gf_buf_add_field(out, ",\"gift_type\":", trade->gift_type);
     add_text(out, ",\"name\":", name);
     add_text(out, ",\"effect_url\":", effect_url);
-    add_field(out, ",\"quantity\":", trade->quantity);
-    add_field(out, ",\"price\":", trade->price);
-    add_field(out, ",\"amount\":", paid);
+    gf_buf_add_field(out, ",\"quantity\":", trade->quantity);
+    gf_buf_add_field(out, ",\"price\":", trade->price);
+    gf_buf_add_field(out, ",\"amount\":", paid);
 }
 
 static void add_failure(const struct gf_trade *trade, struct gf_buf *out)
@@ -62,22 +56,22 @@ static void add_data(const struct gf_trade *trade, const char *name, const char 
         add_gift(trade, name, effect_url, out);
         break;
     case GF_NOTICE_GIFT_FAILED:
-        add_field(out, ",\"gift_id\":", trade->gift_id);
-        add_field(out, ",\"quantity\":", trade->quantity);
+        gf_buf_add_field(out, ",\"gift_id\":", trade->gift_id);
+        gf_buf_add_field(out, ",\"quantity\":", trade->quantity);
         add_failure(trade, out);
         break;
     case GF_NOTICE_CREDITED:
         add_text(out, ",\"kind\":", gf_kind_text(trade->kind));
-        add_field(out, ",\"amount\":", trade->amount);
-        add_field(out, ",\"debt_delta\":", trade->debt_delta);
-        add_field(out, ",\"balance_after\":", trade->balance_after);
+        gf_buf_add_field(out, ",\"amount\":", trade->amount);
+        gf_buf_add_field(out, ",\"debt_delta\":", trade->debt_delta);
+        gf_buf_add_field(out, ",\"balance_after\":", trade->balance_after);
         break;
     case GF_NOTICE_CREDIT_FAILED:
         add_text(out, ",\"kind\":", gf_kind_text(trade->kind));
         add_failure(trade, out);
         break;
     }
-    add_field(out, ",\"ts\":", trade->ts_ms);
+    gf_buf_add_field(out, ",\"ts\":", trade->ts_ms);
     gf_buf_adds(out, "}}");
 }
 
@@ -85,7 +79,7 @@ void gf_notice_key(const struct gf_trade *trade, struct gf_buf *key)
 {
     bool room = code_of(trade) == GF_NOTICE_GIFT;
 
-    add_field(key, room ? "r:" : "u:", room ? trade->room_id : trade->user_id);
+    gf_buf_add_field(key, room ? "r:" : "u:", room ? trade->room_id : trade->user_id);
 }
 
 void gf_notice_encode(int32_t log, const struct gf_trade *trade, const char *name, const char *effect_url,
@@ -98,13 +92,13 @@ void gf_notice_encode(int32_t log, const struct gf_trade *trade, const char *nam
     GF_ASSERT(gf_id_valid(trade->user_id));
     GF_ASSERT(!room || gf_id_valid(trade->room_id));
     gf_notice_key(trade, key);
-    add_field(value, "{\"id\":\"", log);
-    add_field(value, "-", trade->off);
-    add_field(value, ":", code);
+    gf_buf_add_field(value, "{\"id\":\"", log);
+    gf_buf_add_field(value, "-", trade->off);
+    gf_buf_add_field(value, ":", code);
     gf_buf_adds(value, room ? "\",\"ch\":\"room\"" : "\",\"ch\":\"user\"");
-    add_field(value, ",\"code\":", code);
-    add_field(value, ",\"room_id\":", trade->room_id);
-    add_field(value, ",\"user_id\":", trade->user_id);
+    gf_buf_add_field(value, ",\"code\":", code);
+    gf_buf_add_field(value, ",\"room_id\":", trade->room_id);
+    gf_buf_add_field(value, ",\"user_id\":", trade->user_id);
     add_data(trade, name, effect_url, value);
 }
 
@@ -175,6 +169,6 @@ void gf_notice_frame(const char *value, size_t len, int64_t seq, struct gf_buf *
     GF_ASSERT(ours); /* gf_notice_head accepted it */
     GF_ASSERT(seq >= 0);
     gf_buf_add(frame, value, (size_t)(cursor.at - value));
-    add_field(frame, ",\"seq\":", seq);
+    gf_buf_add_field(frame, ",\"seq\":", seq);
     gf_buf_add(frame, cursor.at, (size_t)(cursor.end - cursor.at));
 }

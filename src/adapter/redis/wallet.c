@@ -9,30 +9,24 @@
 
 /* ---- keys ---- */
 
-static char *put_text(char *at, const char *text, size_t len)
-{
-    memcpy(at, text, len);
-    return at + len;
-}
-
 /* "gf<E>:{u:": what the epoch decides. */
 static char *put_epoch(char *at, int64_t epoch)
 {
-    at = put_text(at, "gf", 2);
+    at = mempcpy(at, "gf", 2);
     at = gf_num_put(at, epoch);
-    return put_text(at, ":{u:", 4);
+    return mempcpy(at, ":{u:", 4);
 }
 
 /* "gf<E>:{u:<id>}:": at most 47 bytes, so that what follows fits as well. */
 static char *put_user(char *at, int64_t epoch, int64_t user_id)
 {
     at = gf_num_put(put_epoch(at, epoch), user_id);
-    return put_text(at, "}:", 2);
+    return mempcpy(at, "}:", 2);
 }
 
 size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id)
 {
-    char *at = put_text(put_user(key_r, epoch, user_id), "w2", 2);
+    char *at = mempcpy(put_user(key_r, epoch, user_id), "w2", 2);
 
     *at = '\0';
     return (size_t)(at - key_r);
@@ -40,7 +34,7 @@ size_t gf_key_wallet(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id)
 
 size_t gf_key_marker(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const struct gf_uuid *request_id)
 {
-    char *at = put_text(put_user(key_r, epoch, user_id), "q2:", 3);
+    char *at = mempcpy(put_user(key_r, epoch, user_id), "q2:", 3);
 
     gf_uuid_format(request_id, at);
     return (size_t)(at - key_r) + GF_UUID_TEXT;
@@ -48,7 +42,7 @@ size_t gf_key_marker(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, con
 
 size_t gf_key_click(char key_r[GF_KEY_MAX], int64_t epoch, int64_t user_id, const char *fp)
 {
-    char *at = put_text(put_text(put_user(key_r, epoch, user_id), "d2:", 3), fp, GF_FP_TEXT);
+    char *at = mempcpy(mempcpy(put_user(key_r, epoch, user_id), "d2:", 3), fp, GF_FP_TEXT);
 
     *at = '\0';
     return (size_t)(at - key_r);
