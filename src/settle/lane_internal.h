@@ -32,7 +32,8 @@ struct part {
     struct notice_queue notices;
     int64_t rederive, republish, recover_to; /* what a former owner may not have told: [.., recover_to) */
     struct untold untold;
-    int64_t careful_to; /* below this offset one record at a time (F12 a) */
+    int64_t careful_to; /* below this offset short batches, the try of each on record (F12 a) */
+    int64_t single_to;  /* below this one a record at a time */
     bool check_last;    /* the first record must be the last consumed one (F5) */
     int64_t notified_ms, committed_ms, fenced_ms, looked_ms;
 };
@@ -81,6 +82,9 @@ void lane_drop_part(struct lane *lane, struct part *part);
 enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low_r, int64_t *high_r, struct gf_error *error_r);
 void lane_compare_partitions(struct lane *lane);
 int lane_partition_count(struct lane *lane); /* as Kafka last said; 0: it has not answered */
+
+/* Where a piece of [from, to) ends. */
+static inline int64_t lane_piece_end(int64_t from, int64_t to, int64_t step) { return to - from < step ? to : from + step; }
 
 /* lane_republish.c. One item for Redis; the end of a series, which hands the rest over. */
 void lane_publish(struct lane *lane, const struct publish_item *item);

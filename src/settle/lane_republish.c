@@ -76,14 +76,9 @@ static bool add_piece(struct lane *lane, const struct part *part, int64_t *from,
     return true;
 }
 
-static int64_t piece_end(int64_t from, int64_t to, int64_t step)
-{
-    return to - from < step ? to : from + step;
-}
-
 bool lane_republish_claimed(struct lane *lane, struct part *part)
 {
-    return add_piece(lane, part, &part->republish, piece_end(part->republish, part->recover_to, lane->batch->max));
+    return add_piece(lane, part, &part->republish, lane_piece_end(part->republish, part->recover_to, lane->batch->max));
 }
 
 /* All that has been settled has been given to the publisher by now. */
@@ -138,7 +133,7 @@ bool lane_republish_dropped(struct lane *lane, struct part *part)
     look_for_drops(lane, part, &look);
     if (untold->from == untold->to || look.room == 0)
         return false;
-    if (!add_piece(lane, part, &untold->from, piece_end(untold->from, untold->to, look.room < step ? look.room : step)))
+    if (!add_piece(lane, part, &untold->from, lane_piece_end(untold->from, untold->to, look.room < step ? look.room : step)))
         return false;
     if (untold->from == untold->to)
         set_mark(part, gf_clock_mono_ms());

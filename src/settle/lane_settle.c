@@ -23,6 +23,7 @@
 #define NOTIFIED_IDLE_MS 200 /* notified_offset alone is written when this long nothing carried it */
 #define COMMIT_MS 1000       /* how often Kafka is told the offset, for lag tools */
 #define TRIES_MAX 5
+#define CAREFUL_WINDOW 200 /* records of one try: a stall that is nobody's fault costs 150 short transactions, not 30,000 */
 #define REFUSALS_MAX 2
 #define UNKNOWN_MAX 2 /* failures for an unknown reason before the record is looked for */
 #define ER_PARSE_ERROR 1064 /* our text, never the record's fault */
@@ -34,6 +35,11 @@ enum done { DONE_OK, DONE_DROPPED, DONE_REFUSED };
 static bool mine(const struct part *part, uint32_t generation)
 {
     return part->owned && part->generation == generation;
+}
+
+static bool is_careful(const struct part *part)
+{
+    return part->careful_to > part->claim.next_offset;
 }
 
 /* Waits before another try. False: the partition is not ours any more, or time is over and the lane will leave the group. */
@@ -196,7 +202,7 @@ static enum done settle_window(struct lane *lane, struct part *part)
 {
     int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
     const struct claim claim = part->claim; /* a pause may take the partition away */
-    bool lost_fence, careful = part->careful_to > claim.next_offset;
+    bool lost_fence, careful = is_careful(part);
     uint32_t generation = part->generation;
     struct gf_error error = {0};
 
@@ -394,7 +400,8 @@ static int drop_settled(const struct part *part, struct gf_kafka_message *messag
     return count - settled;
 }
 
-/* F12 a: the try is on record before the record is touched; one that has ended five consumers is not parsed again. */
+/* F12 a: the try is on record before the record is touched, and before those that are settled with it. Once it has ended a
+ * consumer, it and they are taken singly; a record that has ended five is not parsed again. */
 static bool load_careful(struct lane *lane, struct part *part)
 {
     int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
@@ -407,6 +414,8 @@ static bool load_careful(struct lane *lane, struct part *part)
         if (!wait_again(lane, part, generation, attempt, deadline_ms))
             return false;
     GF_POINT(settle_try_after);
+    if (tries > 1 && part->single_to <= off)
+        part->single_to = off + CAREFUL_WINDOW;
     if (tries > TRIES_MAX)
         batch_load_unparsed(lane->batch);
     else
@@ -414,10 +423,25 @@ static bool load_careful(struct lane *lane, struct part *part)
     return true;
 }
 
+/* How many more records this batch may take at once. */
+static int room(const struct part *part, const struct batch *batch)
+{
+    int room = batch_room(batch);
+
+    if (part->check_last)
+        return 1;
+    if (!is_careful(part))
+        return room;
+    if (batch->count == 0)
+        return 1;
+    if (part->single_to > batch->messages[0].offset)
+        return 0;
+    return room < CAREFUL_WINDOW - batch->count ? room : CAREFUL_WINDOW - batch->count;
+}
+
 /* A piece of what is there, checked and decoded. False: nothing of the batch may be settled. */
 static bool take_piece(struct lane *lane, struct part *part, int max, int *taken_r)
 {
-    bool careful = part->careful_to > part->claim.next_offset;
     struct batch *batch = lane->batch;
     struct gf_kafka_message *piece = &batch->messages[batch->count];
     int count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, piece, max);
@@ -437,7 +461,7 @@ static bool take_piece(struct lane *lane, struct part *part, int max, int *taken
         go_on = check_times(lane, part, piece, count);
     if (go_on && count > 0) {
         atomic_store(&lane->status.oldest_ms, batch->messages[0].timestamp_ms);
-        if (careful)
+        if (is_careful(part) && before == 0)
             go_on = load_careful(lane, part);
         else
             batch_add(batch, count, part->claim.partitions);
@@ -455,7 +479,7 @@ static bool more_comes(struct lane *lane, const struct part *part, int64_t until
     const struct batch *batch = lane->batch;
     int64_t next, left_ms = until_ms - gf_clock_mono_ms();
 
-    if (batch->count == 0 || left_ms <= 0 || lane_stopping(lane))
+    if (batch->count == 0 || is_careful(part) || left_ms <= 0 || lane_stopping(lane))
         return false;
     next = batch->messages[batch->count - 1].offset + 1;
     return gf_kafka_consumer_end(lane->consumer, part->claim.partition) - next >= BATCH_PIECE &&
@@ -465,7 +489,6 @@ static bool more_comes(struct lane *lane, const struct part *part, int64_t until
 /* Piece by piece: librdkafka fetches the next ones meanwhile, so that one batch can be longer than its queue. */
 static bool take_and_settle(struct lane *lane, struct part *part)
 {
-    bool one = part->careful_to > part->claim.next_offset || part->check_last;
     struct batch *batch = lane->batch;
     int64_t until_ms = gf_clock_mono_ms() + FILL_MS;
     bool some = false, go_on;
@@ -473,9 +496,9 @@ static bool take_and_settle(struct lane *lane, struct part *part)
 
     stage_start(&lane->stage);
     do {
-        go_on = take_piece(lane, part, one ? 1 : batch_room(batch), &taken);
+        go_on = take_piece(lane, part, room(part, batch), &taken);
         some = some || taken > 0;
-    } while (go_on && !one && batch_room(batch) > 0 && (taken > 0 || more_comes(lane, part, until_ms)));
+    } while (go_on && room(part, batch) > 0 && (taken > 0 || more_comes(lane, part, until_ms)));
     if (go_on && batch->count > 0)
         settle_taken(lane, part);
     batch_release(batch);
@@ -485,11 +508,8 @@ static bool take_and_settle(struct lane *lane, struct part *part)
 /* One piece of what the former owner may not have told. False: MySQL did not answer; it is tried again. */
 static bool recover(struct lane *lane, struct part *part)
 {
-    int64_t step = lane->batch->max;
-
     if (part->rederive < part->recover_to) {
-        int64_t from = part->rederive;
-        int64_t to = part->recover_to - from < step ? part->recover_to : from + step;
+        int64_t from = part->rederive, to = lane_piece_end(from, part->recover_to, lane->batch->max);
 
         part->rederive = to; /* before the call, which may pause: afterwards the partition may be a newly claimed one */
         GF_POINT(settle_rederive_before);

@@ -759,6 +759,28 @@ def test_a_fenced_process_drops_its_work(stoppable):
     check_books(stack)
 
 
+def test_a_stall_costs_short_batches_and_single_records_only_after_a_try(stoppable):
+    """F12 a: as if three processes had died over 250 gifts, and a fourth one over the first of them when it went carefully."""
+    stack = stoppable
+    user = user_of(stack, 0)
+    for tries, singly in ((0, 0), (1, 200)):
+        fund(stack, [user], 100_000)
+        stack.stop("settle-1")
+        at = stack.sql("SELECT * FROM progress WHERE topic = 'giftflow.commands' AND part = 0")[0]
+        stack.sql("UPDATE progress SET stalled_at = next_offset, stalls = 3, tried_offset = next_offset, tries = %s WHERE log = %s",
+                  tries, at["log"])
+        gifts = [stack.gift_command(user) for _ in range(250)]
+        stack.produce_many([(user, gift) for gift in gifts])
+        stack.start("settle-1")
+        wait_until(lambda: outcome(stack, gifts[-1]["request_id"], user) == "settled", 60, "the last gift")
+        rows = stack.sql("SELECT first_offset, next_offset FROM batch WHERE log = %s AND first_offset >= %s ORDER BY 1", at["log"], at["next_offset"])
+        sizes = [row["next_offset"] - row["first_offset"] for row in rows]
+        assert sum(sizes) == 250 and max(sizes) <= 200
+        assert sizes[:singly] == [1] * singly
+        assert len(sizes) - singly < (250 - singly) / 2, "the others are settled together"
+    check_books(stack)
+
+
 def test_a_record_that_kills_its_consumer_is_buried_unparsed(stoppable):
     """F12 a: as if five processes had died over this record. Its key and ce_id header still give it an outcome."""
     stack = stoppable
