@@ -109,6 +109,24 @@ static void uuids_round_trip(void **state)
     assert_int_not_equal(gf_uuid_compare(&id, &again), 0);
 }
 
+/* Processes that have failed together must not come back together: the waits of one attempt differ. */
+static void backoff_grows_to_its_bound_and_is_spread(void **state)
+{
+    (void)state;
+    for (int attempt = 0; attempt <= 40; attempt += attempt < 8 ? 1 : 8) {
+        int64_t top = attempt < 7 ? INT64_C(20) << attempt : 2000, least = INT64_MAX, most = 0;
+
+        for (int i = 0; i < 1000; i++) {
+            int64_t wait_ms = gf_backoff_ms(attempt, 20, 2000);
+
+            least = wait_ms < least ? wait_ms : least;
+            most = wait_ms > most ? wait_ms : most;
+        }
+        assert_in_range(least, 10, 10 + (top - 10) / 4); /* by chance once in 10^100 runs */
+        assert_in_range(most, top - (top - 10) / 4, top);
+    }
+}
+
 static void buffers_stop_at_their_maximum(void **state)
 {
     struct gf_buf buf;
@@ -219,6 +237,7 @@ int main(void)
         cmocka_unit_test(share_is_floor_without_overflow),
         cmocka_unit_test(murmur2_equals_java),
         cmocka_unit_test(uuids_round_trip),
+        cmocka_unit_test(backoff_grows_to_its_bound_and_is_spread),
         cmocka_unit_test(buffers_stop_at_their_maximum),
         cmocka_unit_test(histogram_quantiles_are_close),
         cmocka_unit_test(configuration_names_what_and_where),
