@@ -23,7 +23,6 @@ struct batch *batch_create(int max)
 {
     struct batch *batch = gf_xcalloc(1, sizeof(*batch));
     size_t n = (size_t)max;
-    uint32_t slots = table_size(max);
 
     GF_ASSERT(max > 0);
     batch->max = max;
@@ -32,8 +31,7 @@ struct batch *batch_create(int max)
     batch->messages = gf_xcalloc(n, sizeof(batch->messages[0]));
     batch->commands = gf_xcalloc(n, sizeof(batch->commands[0]));
     batch->details = gf_xcalloc(n, sizeof(batch->details[0]));
-    batch->slots = gf_xcalloc(slots, sizeof(batch->slots[0]));
-    batch->slot_mask = slots - 1;
+    batch->slots = gf_xcalloc(table_size(max), sizeof(batch->slots[0]));
     batch->fates = gf_xcalloc(n, 1);
     batch->reasons = gf_xcalloc(n, 1);
     batch->copies = gf_xcalloc(n, sizeof(batch->copies[0]));
@@ -294,6 +292,7 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
     batch->first_offset = first_offset;
     batch->next_offset = batch->commands[at + n - 1].off + 1;
     GF_ASSERT(batch->commands[at].off >= first_offset);
+    batch->slot_mask = table_size(n) - 1; /* a short window must not pay for the longest one's table */
     memset(batch->slots, 0, sizeof(batch->slots[0]) * ((size_t)batch->slot_mask + 1));
     for (int i = 0; i < n; i++) {
         const struct gf_command *command = batch_command(batch, i);
