@@ -426,17 +426,17 @@ static bool load_careful(struct lane *lane, struct part *part)
 /* How many more records this batch may take at once. */
 static int room(const struct part *part, const struct batch *batch)
 {
-    int room = batch_room(batch);
+    int left = batch_room(batch), careful_left = CAREFUL_WINDOW - batch->count;
 
     if (part->check_last)
         return 1;
     if (!is_careful(part))
-        return room;
+        return left;
     if (batch->count == 0)
         return 1;
     if (part->single_to > batch->messages[0].offset)
         return 0;
-    return room < CAREFUL_WINDOW - batch->count ? room : CAREFUL_WINDOW - batch->count;
+    return left < careful_left ? left : careful_left;
 }
 
 /* A piece of what is there, checked and decoded. False: nothing of the batch may be settled. */
