@@ -4,6 +4,7 @@
 Nothing here sleeps for luck: `wait_until` polls a condition and fails with what it last saw."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -133,6 +135,20 @@ class Stack:
 
     def pid(self, name):
         return int((Path(self.env["GIFTFLOW_PID_DIR"]) / f"{name}.pid").read_text())
+
+    @contextlib.contextmanager
+    def frozen(self, name):
+        """SIGSTOP, and SIGCONT at the end. A server's name stands for all of its kind: three brokers, two primaries."""
+        directory = Path(self.env["GIFTFLOW_PID_DIR"])
+        pids = [int(path.read_text()) for pattern in (f"{name}.pid", f"{name}-[0-9].pid") for path in directory.glob(pattern)]
+        assert pids, name
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def log_text(self, name):
         return (Path(self.env["GIFTFLOW_LOG_DIR"]) / f"{name}.log").read_text(errors="replace")

@@ -4,8 +4,6 @@ and go in the middle of a batch, Redis hangs, the broker dies. Afterwards every 
 
 settle reaches MySQL through sql_proxy.py. What else may be killed is in test_settle.py, and with ingest in test_ingest_outages.py."""
 
-import os
-import signal
 import time
 
 import pytest
@@ -216,12 +214,9 @@ def resident(stack, name):
 def test_a_redis_that_hangs_holds_up_no_settlement(rig):
     with Traffic(rig) as traffic:
         traffic.wait_settled(200)
-        os.kill(rig.pid("redis"), signal.SIGSTOP)
-        try:
+        with rig.frozen("redis"):
             wait_until(lambda: metric(rig, "giftflow_publish_pending") > 0, 60, "wallets wait for Redis")
             traffic.wait_settled(2000)
-        finally:
-            os.kill(rig.pid("redis"), signal.SIGCONT)
         traffic.wait_settled(200)
     rig.drain()
     wait_until(lambda: metric(rig, "giftflow_publish_pending") == 0, 60, "Redis is told")
@@ -230,12 +225,9 @@ def test_a_redis_that_hangs_holds_up_no_settlement(rig):
 
 def test_the_broker_dies_under_a_backlog(rig):
     """What was read and not settled is read again; what was settled and not told is told again."""
-    os.kill(rig.pid("settle-1"), signal.SIGSTOP)
-    try:
+    with rig.frozen("settle-1"):
         for _ in range(10):
             send(rig, rig.users * 25)
-    finally:
-        os.kill(rig.pid("settle-1"), signal.SIGCONT)
     start = settled_offsets(rig)
     wait_until(lambda: settled_offsets(rig) > start, 60, "the backlog is begun")
     rig.kill("kafka")

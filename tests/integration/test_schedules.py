@@ -2,9 +2,9 @@
 """Schedules that lose, double or invent coins, or stop a partition, in a system that lacks one rule; each test carries its number.
 tests/SCHEDULES.md says which test shows which. Those that other files show are not repeated here."""
 
+import contextlib
 import mmap
 import os
-import signal
 import struct
 import subprocess
 import time
@@ -352,18 +352,16 @@ def test_f20_settlement_waits_for_its_notices(system):
     users = [system.new_id() for _ in range(20)]
     fund(system, users, 1_000_000)
     commands = [system.gift_command(user) for _ in range(200) for user in users]
-    with Foreign(system) as foreign:
-        foreign.run("SELECT * FROM progress FOR UPDATE")
-        send(system, *commands)
-        foreign.wait_for_waiter()  # the rest is being fetched meanwhile
-        start = settled_offsets(system)
-        os.kill(system.pid("kafka"), signal.SIGSTOP)
-    try:
+    with contextlib.ExitStack() as later:
+        with Foreign(system) as foreign:
+            foreign.run("SELECT * FROM progress FOR UPDATE")
+            send(system, *commands)
+            foreign.wait_for_waiter()  # the rest is being fetched meanwhile
+            start = settled_offsets(system)
+            later.enter_context(system.frozen("kafka"))
         end = time.monotonic() + 5
         wait_until(lambda: time.monotonic() > end, 60, "a while without Kafka", every=0.5)
         assert settled_offsets(system) - start <= 2 * (2 + 1) * 200, "two lanes, two batches that nobody has heard of, and one under way"
-    finally:
-        os.kill(system.pid("kafka"), signal.SIGCONT)
     wait_until(lambda: settled_of(system, commands[-40:]) == 40, 120, "all of them", every=0.5)  # a broker that wakes takes no requests for a while
     system.drain()
 
