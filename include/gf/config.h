@@ -65,7 +65,7 @@
     X(kafka, min_insync, INT, "1", 1, 7, "min.insync.replicas used by init")                                         \
     X(kafka, message_timeout, MS, "10s", 1000, 300000, "time in which a record must be acknowledged")                \
     X(kafka, linger, MS, "3ms", 0, 1000, "how long producers let records gather")                                    \
-    X(kafka, fetch_wait, MS, "100ms", 1, 1000, "how long the broker waits until it has something for a consumer")         \
+    X(kafka, fetch_wait, MS, "10ms", 1, 1000, "how long the broker waits until it has something for a consumer")      \
     X(kafka, fetch_bytes, BYTES, "1", 1, 1048576, "so much is something: more saves requests and adds latency")       \
     X(kafka, compression, TEXT, "lz4", 1, 10, "producer compression: none, lz4, gzip, snappy, zstd")                 \
     X(kafka, session_timeout, MS, "10s", 1000, 300000, "consumer group session time-out (brokers refuse below 6s by default)") \
