@@ -555,7 +555,7 @@ class Traffic:
         wait_until(lambda: settled_offsets(self.stack) >= start + Decimal(more), 60, "flowing traffic")
 
     def wait_settled_everywhere(self):
-        """Until each partition has moved: whoever is killed then leaves none that looks stalled, whose records would be taken one by one (F12 a)."""
+        """Until each partition has moved: whoever is killed then leaves none that looks stalled, whose records would be taken carefully (F12 a)."""
         start = next_offsets(self.stack)
         wait_until(lambda: all(at > start[part] for part, at in next_offsets(self.stack).items()), 60, "flowing traffic in each partition")
 
