@@ -98,12 +98,9 @@ static void accepted(struct gift *gift, int64_t price, int64_t quantity, bool re
     gf_buf_reset(body);
     gf_buf_adds(body, "{\"request_id\":\"");
     gf_buf_add_uuid(body, &gift->command.request_id);
-    gf_buf_adds(body, "\",\"status\":\"accepted\",\"price\":");
-    gf_buf_add_i64(body, price);
-    gf_buf_adds(body, ",\"quantity\":");
-    gf_buf_add_i64(body, quantity);
-    gf_buf_adds(body, ",\"amount\":");
-    gf_buf_add_i64(body, amount);
+    gf_buf_add_field(body, "\",\"status\":\"accepted\",\"price\":", price);
+    gf_buf_add_field(body, ",\"quantity\":", quantity);
+    gf_buf_add_field(body, ",\"amount\":", amount);
     gf_buf_addc(body, '}');
     gf_metric_add(replayed ? GF_M_GIFT_REPLAYED : GF_M_GIFT_ACCEPTED, 1);
     gf_json_respond(gift->req, 202, replayed ? "Idempotency-Replayed: true\r\n" : NULL, body);

@@ -31,14 +31,10 @@ static void write_body(const struct load *load, const struct load_sender *sender
 {
     int64_t receiver = request->kind == LOAD_SELF_GIFT ? sender->user_id : load_receiver_id(load, sender->room);
 
-    gf_buf_adds(body, "{\"room_id\":");
-    gf_buf_add_i64(body, load_room_id(load, sender->room));
-    gf_buf_adds(body, ",\"receiver_id\":");
-    gf_buf_add_i64(body, receiver);
-    gf_buf_adds(body, ",\"gift_id\":");
-    gf_buf_add_i64(body, request->gift_id);
-    gf_buf_adds(body, ",\"quantity\":");
-    gf_buf_add_i64(body, request->quantity);
+    gf_buf_add_field(body, "{\"room_id\":", load_room_id(load, sender->room));
+    gf_buf_add_field(body, ",\"receiver_id\":", receiver);
+    gf_buf_add_field(body, ",\"gift_id\":", request->gift_id);
+    gf_buf_add_field(body, ",\"quantity\":", request->quantity);
     gf_buf_adds(body, request->kind == LOAD_NOT_JSON ? ",\"type\":}" : ",\"type\":0}");
 }
 
