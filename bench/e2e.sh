@@ -17,12 +17,13 @@ usage() {
   --rate N        gifts a second at planned times in the first phase (0: closed loop, as fast as it may)
   --half N        gifts a second in the second phase (half of what the first one reached; 0: leave it out)
   --burst N       a third phase: N gifts accepted as fast as possible, then drained (0)
-  --warm N        seconds of gifts before, not counted (30)
+  --warm N        seconds of gifts before, not counted (60)
   --lanes N       of settle (1: on two cores with everything on them a second one only makes the transactions smaller)
-  --partitions N  of commands and notices (4: a broker pays for requests, and clients send one for each partition)"
+  --partitions N  of commands and notices (1, as settle has one lane: a transaction and a produce request are of one partition, and what a few
+                  gifts share costs as much as what many do)"
 }
 
-rate=0 half='' burst=0 seconds=15 warm=30 senders=500 viewers=500 rooms=100 partitions=4 lanes=1 json='' settings=()
+rate=0 half='' burst=0 seconds=15 warm=60 senders=500 viewers=500 rooms=100 partitions=1 lanes=1 json='' settings=()
 while [ $# -gt 0 ]; do
     case $1 in
         --rate) rate=$2 && shift ;;

@@ -64,9 +64,8 @@
     X(kafka, replication, INT, "1", 1, 7, "replication factor used by init")                                         \
     X(kafka, min_insync, INT, "1", 1, 7, "min.insync.replicas used by init")                                         \
     X(kafka, message_timeout, MS, "10s", 1000, 300000, "time in which a record must be acknowledged")                \
-    X(kafka, linger, MS, "3ms", 0, 1000, "how long producers let records gather")                                    \
+    X(kafka, linger, MS, "5ms", 0, 1000, "how long ingest lets commands gather before they are sent")                \
     X(kafka, fetch_wait, MS, "10ms", 1, 1000, "how long the broker waits until it has something for a consumer")      \
-    X(kafka, fetch_bytes, BYTES, "1", 1, 1048576, "so much is something: more saves requests and adds latency")       \
     X(kafka, compression, TEXT, "lz4", 1, 10, "producer compression: none, lz4, gzip, snappy, zstd")                 \
     X(kafka, session_timeout, MS, "10s", 1000, 300000, "consumer group session time-out (brokers refuse below 6s by default)") \
     X(log, level, TEXT, "info", 1, 10, "debug, info, warn or error")                                                 \
@@ -93,6 +92,7 @@
     X(settle, batch, INT, "30000", 1, 50000, "most commands in one transaction: taken only when so many wait")        \
     X(settle, group, TEXT, "giftflow-settle", 1, 200, "consumer group")                                              \
     X(settle, queue_bytes, BYTES, "12MiB", 1048576, 17179869184, "prefetched commands, all partitions together; memory is about 2.5 times it") \
+    X(settle, fetch_bytes, BYTES, "64KiB", 1, 1048576, "commands gather until they are so many bytes or kafka.fetch_wait is over; 1: no wait, more and smaller transactions") \
     X(settle, retry_max, MS, "30s", 1000, 600000, "a batch is retried this long, then given back")                   \
     X(settle, dirty_max, INT, "200000", 100, 10000000, "wallets waiting for their Redis publish")                    \
     X(settle, publish, BOOL, "yes", 0, 1, "publish balances to Redis")                                               \

@@ -119,6 +119,7 @@ static void join_group(struct lane *lane)
                                                 .group = lane->config->settle_group,
                                                 .client_id = client_id,
                                                 .queue_bytes = prefetch_share(lane),
+                                                .fetch_bytes = lane->config->settle_fetch_bytes,
                                                 .on_assign = lane_on_assign,
                                                 .on_revoke = lane_on_revoke,
                                                 .on_broken = lane_on_broken,

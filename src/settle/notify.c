@@ -15,6 +15,7 @@
 #define TRACKERS 512
 #define QUEUE_RECORDS 6000 /* in librdkafka, at about 900 bytes each, however long batches are: sending waits for room */
 #define UNACKED_MAX 5000   /* a broker that answers comes below this at once */
+#define LINGER_MS 1        /* a transaction's notices are produced in one go: more would wait for nobody */
 #define QUEUE_FULL_TRIES 200
 #define QUEUE_FULL_WAIT_MS 10
 
@@ -73,7 +74,7 @@ enum gf_class notifier_create(const struct gf_config *config, struct notifier **
     struct notifier *notifier = gf_xcalloc(1, sizeof(*notifier));
     const char *topics[1] = {notifier->topic};
     const struct gf_kafka_producer_opts opts = {
-        .topics = topics, .topic_count = 1, .linger_ms = config->kafka_linger, .queue_records = QUEUE_RECORDS, .on_ack = on_ack, .ctx = notifier};
+        .topics = topics, .topic_count = 1, .linger_ms = LINGER_MS, .queue_records = QUEUE_RECORDS, .on_ack = on_ack, .ctx = notifier};
     enum gf_class class;
 
     (void)snprintf(notifier->topic, sizeof(notifier->topic), "%s.notices", config->kafka_prefix);

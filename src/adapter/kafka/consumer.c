@@ -226,11 +226,10 @@ static enum gf_class make_conf(const struct gf_config *config, const struct gf_k
     gf_kafka_conf_set_i64(conf, "session.timeout.ms", config->kafka_session_timeout);
     gf_kafka_conf_set_i64(conf, "heartbeat.interval.ms", heartbeat_ms > 3000 ? 3000 : heartbeat_ms);
     set_prefetch(conf, opts->queue_bytes);
-    /* Under load the records that came during one fetch are the next one: they gather without anybody waiting for them. The wait
-     * is short because there is one fetch per broker: while it waits for partitions without records, one that has room again
-     * gets none. */
+    /* The wait is short because there is one fetch per broker: while it waits for partitions without records, one that has room
+     * again gets none. */
     gf_kafka_conf_set_i64(conf, "fetch.wait.max.ms", config->kafka_fetch_wait);
-    gf_kafka_conf_set_i64(conf, "fetch.min.bytes", config->kafka_fetch_bytes);
+    gf_kafka_conf_set_i64(conf, "fetch.min.bytes", opts->fetch_bytes > 0 ? opts->fetch_bytes : 1);
     rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
     rd_kafka_conf_set_error_cb(conf, on_error);
     *conf_r = conf;
