@@ -85,7 +85,8 @@ typedef void (*gf_kafka_broken_fn)(void *ctx, int32_t partition, const char *rea
 struct gf_kafka_consumer_opts {
     const char *topic, *group, *client_id;
     int64_t queue_bytes; /* of values that wait in one partition's queue; a busy one's memory is about 2.5 times as much */
-    int64_t fetch_bytes; /* a fetch is answered when so much is there, or after kafka.fetch_wait; 0: by the first record */
+    int64_t fetch_bytes; /* a fetch is answered when so much is there (no more than it may bring of a partition), or after
+                          * kafka.fetch_wait; 0: by the first record */
     gf_kafka_assign_fn on_assign;
     gf_kafka_revoke_fn on_revoke; /* may be NULL */
     gf_kafka_broken_fn on_broken; /* may be NULL */

@@ -15,7 +15,7 @@
 #define TRACKERS 512
 #define QUEUE_RECORDS 6000 /* in librdkafka, at about 900 bytes each, however long batches are: sending waits for room */
 #define UNACKED_MAX 5000   /* a broker that answers comes below this at once */
-#define LINGER_MS 1        /* a transaction's notices are produced in one go: more would wait for nobody */
+#define LINGER_MS 1        /* a transaction's notices are produced in one go: waiting longer gathers no more of them */
 #define QUEUE_FULL_TRIES 200
 #define QUEUE_FULL_WAIT_MS 10
 

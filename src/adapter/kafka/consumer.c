@@ -183,14 +183,17 @@ static void on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
            reason);
 }
 
-static void set_prefetch(rd_kafka_conf_t *conf, int64_t queue_bytes)
+static void set_prefetch(rd_kafka_conf_t *conf, const struct gf_kafka_consumer_opts *opts)
 {
-    int64_t bytes = queue_bytes > QUEUE_BYTES_MIN ? queue_bytes : QUEUE_BYTES_MIN, fetch = bytes / 8;
+    int64_t bytes = opts->queue_bytes > QUEUE_BYTES_MIN ? opts->queue_bytes : QUEUE_BYTES_MIN, fetch = bytes / 8;
+    int64_t wanted = opts->fetch_bytes > 0 ? opts->fetch_bytes : 1;
 
     fetch = fetch < FETCH_BYTES_MIN ? FETCH_BYTES_MIN : fetch > FETCH_BYTES_MAX ? FETCH_BYTES_MAX : fetch;
     gf_kafka_conf_set_i64(conf, "queued.max.messages.kbytes", bytes / 2048);
     gf_kafka_conf_set_i64(conf, "fetch.message.max.bytes", fetch);
     gf_kafka_conf_set_i64(conf, "fetch.max.bytes", FETCH_ALL_MAX);
+    /* The broker counts no more of a partition than it may send: asked for more, one busy partition would always wait. */
+    gf_kafka_conf_set_i64(conf, "fetch.min.bytes", wanted < fetch ? wanted : fetch);
 #if RD_KAFKA_VERSION >= 0x020200ff
     gf_kafka_conf_set_i64(conf, "fetch.queue.backoff.ms", FETCH_BACKOFF_MS);
 #endif
@@ -225,11 +228,10 @@ static enum gf_class make_conf(const struct gf_config *config, const struct gf_k
     }
     gf_kafka_conf_set_i64(conf, "session.timeout.ms", config->kafka_session_timeout);
     gf_kafka_conf_set_i64(conf, "heartbeat.interval.ms", heartbeat_ms > 3000 ? 3000 : heartbeat_ms);
-    set_prefetch(conf, opts->queue_bytes);
+    set_prefetch(conf, opts);
     /* The wait is short because there is one fetch per broker: while it waits for partitions without records, one that has room
      * again gets none. */
     gf_kafka_conf_set_i64(conf, "fetch.wait.max.ms", config->kafka_fetch_wait);
-    gf_kafka_conf_set_i64(conf, "fetch.min.bytes", opts->fetch_bytes > 0 ? opts->fetch_bytes : 1);
     rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
     rd_kafka_conf_set_error_cb(conf, on_error);
     *conf_r = conf;
