@@ -54,8 +54,6 @@ static struct gf_uuid make_id(struct worker *worker)
  * disjoint as murmur2 makes them. */
 static void make_window(struct worker *worker, struct batch *batch, int32_t partition, int64_t first_offset)
 {
-    static char value[] = "{}";
-
     for (int64_t i = 0; i < worker->batch; i++) {
         struct gf_command *command = &batch->commands[i];
         int64_t host = bench_host(&worker->random);
@@ -73,11 +71,6 @@ static void make_window(struct worker *worker, struct batch *batch, int32_t part
         command->user_id = 1 + (int64_t)(bench_random(&worker->random) % (uint64_t)(worker->users / PARTITIONS)) * PARTITIONS +
                            partition;
         memcpy(command->fp, &command->user_id, sizeof(command->fp));
-        batch->messages[i] = (struct gf_kafka_message){.partition = partition,
-                                                       .offset = command->off,
-                                                       .value = value,
-                                                       .value_len = 2,
-                                                       .append_time = true};
     }
     batch->partition = partition;
     batch->count = (int)worker->batch;
@@ -170,7 +163,6 @@ static void *run(void *arg)
         claim->next_offset = batch->next_offset;
         partition = partition + worker->lanes < PARTITIONS ? partition + worker->lanes : worker->lane;
     }
-    batch->count = 0; /* nothing of Kafka's to give back */
     batch_destroy(&batch);
     store_destroy(&store);
     return NULL;

@@ -8,7 +8,9 @@
 #include "gf/hash.h"
 #include "gf/num.h"
 
-#define PIECE_BLOCKS ((int)(BATCH_PIECE / (BATCH_BLOCK / (GF_COMMAND_MAX + BATCH_DETAIL)) + 1)) /* of the longest commands */
+#define ALIGN 8
+#define KEPT_MAX (sizeof(struct kept) + BATCH_DETAIL + GF_COMMAND_MAX + ALIGN)
+#define PIECE_BLOCKS ((int)(BATCH_PIECE / (BATCH_BLOCK / KEPT_MAX) + 1)) /* of the longest commands */
 
 static uint32_t table_size(int max)
 {
@@ -27,11 +29,11 @@ struct batch *batch_create(int max)
     GF_ASSERT(max > 0);
     batch->max = max;
     batch->sha = gf_sha256_create();
-    gf_buf_init(&batch->value, GF_COMMAND_MAX);
-    batch->messages = gf_xcalloc(n, sizeof(batch->messages[0]));
+    gf_buf_init(&batch->text, GF_COMMAND_MAX);
     batch->commands = gf_xcalloc(n, sizeof(batch->commands[0]));
-    batch->details = gf_xcalloc(n, sizeof(batch->details[0]));
+    batch->kept = gf_xcalloc(n, sizeof(batch->kept[0]));
     batch->slots = gf_xcalloc(table_size(max), sizeof(batch->slots[0]));
+    batch->known_fps = gf_xcalloc(n, sizeof(batch->known_fps[0]));
     batch->fates = gf_xcalloc(n, 1);
     batch->reasons = gf_xcalloc(n, 1);
     batch->copies = gf_xcalloc(n, sizeof(batch->copies[0]));
@@ -54,11 +56,11 @@ void batch_destroy(struct batch **batch)
     gf_sha256_destroy(&old->sha);
     for (int i = 0; i < old->block_count; i++)
         free(old->blocks[i]);
-    gf_buf_free(&old->value);
-    free(old->messages);
+    gf_buf_free(&old->text);
     free(old->commands);
-    free(old->details);
+    free(old->kept);
     free(old->slots);
+    free(old->known_fps);
     free(old->fates);
     free(old->reasons);
     free(old->copies);
@@ -74,7 +76,9 @@ void batch_destroy(struct batch **batch)
 
 void batch_release(struct batch *batch)
 {
-    gf_kafka_batch_free(batch->messages, batch->count);
+    for (int i = 0; i < batch->count && batch->full; i++)
+        if (batch->kept[i] != NULL)
+            gf_kafka_batch_free(&batch->kept[i]->message, 1);
     batch->count = batch->at = batch->n = 0;
     batch->block_at = 0;
     batch->block_used = 0;
@@ -103,10 +107,11 @@ static void start_command(const struct gf_kafka_message *message, struct gf_comm
                                      .append_ms = message->timestamp_ms > 0 ? message->timestamp_ms : 0};
 }
 
-static char *take_bytes(struct batch *batch, size_t len)
+static void *take_bytes(struct batch *batch, size_t len)
 {
     char *at;
 
+    len = (len + ALIGN - 1) / ALIGN * ALIGN;
     GF_ASSERT(len <= BATCH_BLOCK);
     if (batch->block_used + len > BATCH_BLOCK) {
         batch->block_at++;
@@ -120,41 +125,79 @@ static char *take_bytes(struct batch *batch, size_t len)
     return at;
 }
 
-static const char *keep_detail(struct batch *batch, const char *detail)
+/* One that is too long for a command stays Kafka's: it will be a dead letter. */
+static struct kept *keep(struct batch *batch, struct gf_kafka_message *message, const char *detail)
 {
-    size_t size = strnlen(detail, BATCH_DETAIL - 1) + 1;
-    char *copy = detail[0] != 0 ? take_bytes(batch, size) : NULL;
+    size_t key_len = message->key != NULL ? message->key_len : 0, value_len = message->value != NULL ? message->value_len : 0;
+    size_t detail_size = detail[0] != 0 ? strnlen(detail, BATCH_DETAIL - 1) + 1 : 0;
+    bool long_one = key_len + value_len > GF_COMMAND_MAX;
+    struct kept *kept = take_bytes(batch, sizeof(*kept) + detail_size + (long_one ? 0 : key_len + value_len));
+    char *at = (char *)(kept + 1);
 
-    if (copy != NULL)
-        gf_copy(copy, size, detail);
-    return copy;
+    *kept = (struct kept){.message = *message};
+    if (detail_size > 0) {
+        gf_copy(at, detail_size, detail);
+        kept->detail = at;
+        at += detail_size;
+    }
+    if (long_one) {
+        batch->full = true;
+        message->native = NULL; /* given back by batch_release */
+        return kept;
+    }
+    if (message->key != NULL)
+        kept->message.key = memcpy(at, message->key, key_len);
+    if (message->value != NULL)
+        kept->message.value = memcpy(at + key_len, message->value, value_len);
+    kept->message.native = NULL;
+    return kept;
 }
 
-static void decode(struct batch *batch, int i, int32_t partitions)
+static void add(struct batch *batch, struct gf_kafka_message *message, int32_t partitions)
 {
-    const struct gf_kafka_message *message = &batch->messages[i];
-    struct gf_command *command = &batch->commands[i];
+    struct gf_command *command = &batch->commands[batch->count];
     char text[160], detail[BATCH_DETAIL] = "";
 
+    GF_ASSERT(message->partition == batch->partition);
     start_command(message, command);
     gf_command_decode(message->value, message->value_len, command, detail);
-    batch->details[i] = command->dead != GF_DEAD_NONE ? keep_detail(batch, detail) : NULL;
     if (command->dead == GF_DEAD_NONE)
         digest_prefix(batch, text, gf_command_fp_text(command, text), command->fp);
     else if (command->readable) /* nothing else stands for its content */
         batch_record_fp(batch, message, command->fp);
     gf_command_check_key(command, message->key, message->key_len, message->partition, partitions);
+    batch->kept[batch->count++] = command->exact && command->dead == GF_DEAD_NONE ? NULL : keep(batch, message, detail);
+    gf_kafka_batch_free(message, 1);
 }
 
-void batch_load(struct batch *batch, int count, int32_t partitions)
+void batch_add(struct batch *batch, int more, int32_t partitions)
 {
-    GF_ASSERT(count > 0 && count <= batch->max);
-    batch->count = count;
-    batch->partition = batch->messages[0].partition;
-    for (int i = 0; i < count; i++) {
-        GF_ASSERT(batch->messages[i].partition == batch->partition);
-        decode(batch, i, partitions);
-    }
+    GF_ASSERT(more > 0 && more <= batch_room(batch));
+    if (batch->count == 0)
+        batch->partition = batch->piece[0].partition;
+    for (int i = 0; i < more; i++)
+        add(batch, &batch->piece[i], partitions);
+}
+
+void batch_add_unparsed(struct batch *batch)
+{
+    struct gf_kafka_message *message = &batch->piece[0];
+    struct gf_command *command = &batch->commands[0];
+    const char *id;
+    size_t len = 0;
+
+    GF_ASSERT(batch->count == 0);
+    batch->partition = message->partition;
+    start_command(message, command);
+    command->kind = GF_KIND_GIFT;
+    command->dead = GF_DEAD_CRASH_LOOP;
+    id = gf_kafka_message_header(message, "ce_id", &len);
+    command->readable = id != NULL && gf_uuid_parse(id, len, &command->request_id) && message->key != NULL &&
+                        gf_num_parse_i64(message->key, message->key_len, 1, GF_ID_MAX, &command->user_id);
+    if (command->readable)
+        batch_record_fp(batch, message, command->fp);
+    batch->kept[batch->count++] = keep(batch, message, "not parsed");
+    gf_kafka_batch_free(message, 1);
 }
 
 int batch_room(const struct batch *batch)
@@ -166,73 +209,36 @@ int batch_room(const struct batch *batch)
     return left < BATCH_PIECE ? left : BATCH_PIECE;
 }
 
-/* One that is too long for a command stays Kafka's: it will be a dead letter. */
-static void keep(struct batch *batch, int i)
-{
-    struct gf_kafka_message *message = &batch->messages[i];
-    bool exact = batch->commands[i].exact && batch->commands[i].dead == GF_DEAD_NONE;
-    size_t key_len = message->key != NULL ? message->key_len : 0;
-    size_t value_len = message->value != NULL && !exact ? message->value_len : 0;
-    char *copy;
-
-    if (key_len + value_len > GF_COMMAND_MAX) {
-        batch->full = true;
-        return;
-    }
-    copy = take_bytes(batch, key_len + value_len);
-    if (message->key != NULL)
-        message->key = memcpy(copy, message->key, key_len);
-    if (exact)
-        message->value = NULL; /* batch_record writes it again */
-    else if (message->value != NULL)
-        message->value = memcpy(copy + key_len, message->value, value_len);
-    gf_kafka_batch_free(message, 1);
-}
-
 struct gf_kafka_message batch_record(struct batch *batch, int i)
 {
-    struct gf_kafka_message message = batch->messages[batch->at + i];
+    const struct kept *kept = batch->kept[batch->at + i];
     const struct gf_command *command = batch_command(batch, i);
+    size_t key_len;
 
-    if (message.value != NULL || !command->exact)
-        return message;
-    gf_buf_reset(&batch->value);
-    gf_command_encode(command, &batch->value);
-    GF_ASSERT(gf_buf_ok(&batch->value) && batch->value.len == message.value_len);
-    message.value = batch->value.data;
-    return message;
+    if (kept != NULL)
+        return kept->message;
+    gf_buf_reset(&batch->text);
+    gf_buf_add_i64(&batch->text, command->user_id);
+    key_len = batch->text.len;
+    gf_command_encode(command, &batch->text);
+    GF_ASSERT(gf_buf_ok(&batch->text));
+    return (struct gf_kafka_message){.partition = batch->partition,
+                                     .offset = command->off,
+                                     .timestamp_ms = command->append_ms,
+                                     .append_time = true,
+                                     .key = batch->text.data,
+                                     .key_len = key_len,
+                                     .value = batch->text.data + key_len,
+                                     .value_len = batch->text.len - key_len};
 }
 
-void batch_add(struct batch *batch, int more, int32_t partitions)
+const char *batch_detail(const struct batch *batch, int i)
 {
-    GF_ASSERT(more > 0 && more <= batch_room(batch));
-    if (batch->count == 0)
-        batch->partition = batch->messages[0].partition;
-    for (int end = batch->count + more; batch->count < end; batch->count++) {
-        GF_ASSERT(batch->messages[batch->count].partition == batch->partition);
-        decode(batch, batch->count, partitions);
-        keep(batch, batch->count);
-    }
-}
+    const struct kept *kept = batch->kept[batch->at + i];
 
-void batch_load_unparsed(struct batch *batch)
-{
-    const struct gf_kafka_message *message = &batch->messages[0];
-    struct gf_command *command = &batch->commands[0];
-    const char *id;
-    size_t len = 0;
-
-    batch->count = 1;
-    batch->partition = message->partition;
-    start_command(message, command);
-    command->kind = GF_KIND_GIFT;
-    command->dead = GF_DEAD_CRASH_LOOP;
-    batch->details[0] = "not parsed";
-    id = gf_kafka_message_header(message, "ce_id", &len);
-    command->readable = id != NULL && gf_uuid_parse(id, len, &command->request_id) && message->key != NULL &&
-                        gf_num_parse_i64(message->key, message->key_len, 1, GF_ID_MAX, &command->user_id);
-    if (command->readable)
-        batch_record_fp(batch, message, command->fp);
+    if (batch->refusals > 0)
+        return "the database refused it";
+    return kept != NULL && kept->detail != NULL ? kept->detail : "";
 }
 
 /* Version 8 names a `credit` row, which says itself what is its command: anybody may write a record with the id of another's
@@ -293,6 +299,7 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
     batch->next_offset = batch->commands[at + n - 1].off + 1;
     GF_ASSERT(batch->commands[at].off >= first_offset);
     batch->slot_mask = table_size(n) - 1; /* a short window must not pay for the longest one's table */
+    batch->known_count = 0;
     memset(batch->slots, 0, sizeof(batch->slots[0]) * ((size_t)batch->slot_mask + 1));
     for (int i = 0; i < n; i++) {
         const struct gf_command *command = batch_command(batch, i);
@@ -301,10 +308,8 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
         if (!command->readable || (command->dead != GF_DEAD_NONE && names_credit(&command->request_id)))
             continue;
         slot = find_slot(batch, &command->request_id, command->user_id, command->fp);
-        if (slot->record != 0)
-            continue;
-        slot->record = i + 1;
-        memcpy(slot->fp, command->fp, BATCH_FP);
+        if (slot->record == 0)
+            slot->record = i + 1;
     }
     sort_by_user(batch);
 }
@@ -313,11 +318,17 @@ bool batch_mark_known(struct batch *batch, const struct gf_uuid *request_id, int
 {
     struct pair_slot *slot = find_slot(batch, request_id, user_id, fp);
 
-    if (slot->record == 0 || slot->known)
+    if (slot->record == 0 || slot->known != 0)
         return false;
-    slot->known = true;
-    memcpy(slot->fp, fp, BATCH_FP);
+    memcpy(batch->known_fps[batch->known_count++], fp, BATCH_FP);
+    slot->known = batch->known_count;
     return true;
+}
+
+/* Of the row in `trade`, else of the first record with this pair. */
+static const uint8_t *slot_fp(const struct batch *batch, const struct pair_slot *slot)
+{
+    return slot->known != 0 ? batch->known_fps[slot->known - 1] : batch_command(batch, slot->record - 1)->fp;
 }
 
 /* The first of a pair is the plan's; every other record is judged against its content. */
@@ -335,11 +346,11 @@ static enum fate judge(struct batch *batch, int i, enum gf_dead *reason_r)
         return FATE_DEAD;
     slot = find_slot(batch, &command->request_id, command->user_id, command->fp);
     GF_ASSERT(slot->record != 0);
-    if (!slot->known && slot->record == i + 1)
+    if (slot->known == 0 && slot->record == i + 1)
         return FATE_PLAN;
     if (*reason_r != GF_DEAD_NONE)
         return FATE_DEAD;
-    if (memcmp(slot->fp, command->fp, BATCH_FP) == 0)
+    if (memcmp(slot_fp(batch, slot), command->fp, BATCH_FP) == 0)
         return FATE_DUPLICATE;
     *reason_r = GF_DEAD_ID_REUSED;
     return FATE_DEAD;

@@ -2,8 +2,8 @@
 #pragma once
 /* The records taken from one partition and what one settlement transaction makes of a window of them: decoded commands,
  * who is a duplicate of whom, the wallets and credits they name, the plan. Plain memory: no I/O.
- * Owns the Kafka messages from batch_load or batch_add to batch_release, though batch_add gives most of them back at once. All
- * arrays are allocated once, for `max` records; what no window needs is never touched.
+ * batch_add takes over the Kafka messages and gives them back at once, but for those that are too long to be copied: at
+ * batch_release. All arrays are allocated once, for `max` records; what no window needs is never touched.
  * Thread: the lane's. */
 #include "gf/crypto.h"
 #include "gf/kafka.h"
@@ -13,7 +13,7 @@
 #define BATCH_FP 8
 
 #define BATCH_BLOCK (256u << 10)
-#define BATCH_BLOCKS_MAX 64
+#define BATCH_BLOCKS_MAX 32
 #define BATCH_PIECE 512 /* records taken from Kafka at once */
 
 /* What becomes of a record of the window. */
@@ -23,11 +23,16 @@ enum fate {
     FATE_DEAD,      /* dead letter without a trade row: id unknown, or its row stands already */
 };
 
+/* What its command does not tell of a record. */
+struct kept {
+    struct gf_kafka_message message; /* key and value are copies; native: of one too long to be copied they are Kafka's */
+    const char *detail;              /* what is wrong with a dead one; NULL: no more than its reason says */
+};
+
 /* Open addressing over (request_id, user_id); for ids of credits, over the content too. */
 struct pair_slot {
     int32_t record; /* index in the window of the first record with this pair, plus 1; 0: free */
-    bool known;     /* `trade` has this pair */
-    uint8_t fp[BATCH_FP];
+    int32_t known;  /* index in known_fps of its row in `trade`, plus 1; 0: there is none */
 };
 
 struct batch_user { /* sorted by user, then by record */
@@ -40,16 +45,17 @@ struct batch {
     int32_t partition;
     struct gf_sha256_ctx *sha;
 
-    /* taken from Kafka, decoded once */
-    struct gf_kafka_message *messages;
+    struct gf_kafka_message piece[BATCH_PIECE]; /* taken from Kafka by the caller, for batch_add */
+
+    /* decoded once */
     struct gf_command *commands;
-    const char **details; /* what is wrong with a dead one; NULL: no more than its reason says */
+    struct kept **kept; /* NULL: a gift in the encoder's spelling, which can be written again */
     int count;
-    char *blocks[BATCH_BLOCKS_MAX]; /* copies of keys and values: Kafka's memory, twice as much, is given back at once */
+    char *blocks[BATCH_BLOCKS_MAX]; /* what is kept: Kafka's memory, twice as much, is given back at once */
     int block_count, block_at;      /* allocated; the one that is being filled */
     size_t block_used;
-    bool full; /* has records too long to be copied: takes no more */
-    struct gf_buf value; /* batch_record's */
+    bool full; /* has a record too long to be copied: takes no more */
+    struct gf_buf text; /* batch_record's */
 
     /* the window of one transaction: records [at, at + n) */
     int at, n;
@@ -57,6 +63,8 @@ struct batch {
     int refusals;                      /* of a window of one record: how often MySQL refused it (F12 b) */
     struct pair_slot *slots;
     uint32_t slot_mask;
+    uint8_t (*known_fps)[BATCH_FP];
+    int known_count;
     uint8_t *fates, *reasons;     /* [n]: enum fate; enum gf_dead, also of those that are planned dead */
     struct gf_command *planned;   /* in offset order: the window's own commands if all are living gifts, else copies */
     struct gf_command *copies;
@@ -78,15 +86,12 @@ struct batch {
 struct batch *batch_create(int max);
 void batch_destroy(struct batch **batch);
 
-/* Decodes messages[0..count), which the caller has taken into batch->messages. */
-void batch_load(struct batch *batch, int count, int32_t partitions);
-/* The same for `more` messages behind those that are loaded; what the commands do not tell of them is copied, and Kafka's memory
- * given back. */
+/* Decodes piece[0..more). What the commands do not tell of them is copied, and Kafka's memory given back. */
 void batch_add(struct batch *batch, int more, int32_t partitions);
 /* Room for so many more at once; 0: the batch is full, of records or of bytes, or has one too long to be copied. */
 int batch_room(const struct batch *batch);
-/* The same for one record that must not be parsed again (F12 a): a dead letter whose key and ce_id header give its ids. */
-void batch_load_unparsed(struct batch *batch);
+/* The same for piece[0] alone, which must not be parsed again (F12 a): a dead letter whose key and ce_id header give its ids. */
+void batch_add_unparsed(struct batch *batch);
 void batch_release(struct batch *batch);
 
 /* Chooses records [at, at + n) for the next transaction, which starts at progress.next_offset = first_offset. */
@@ -95,8 +100,10 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset);
 bool batch_mark_known(struct batch *batch, const struct gf_uuid *request_id, int64_t user_id, const uint8_t fp[BATCH_FP]);
 /* Decides fates and fills planned, users and credit_ids. Repeatable. */
 void batch_classify(struct batch *batch);
-/* Record i of the window as it stands in Kafka. Its value may have to be written again: it is good until the next call. */
+/* Record i of the window as it stands in Kafka. It may have to be written again: it is good until the next call. */
 struct gf_kafka_message batch_record(struct batch *batch, int i);
+/* What is wrong with it, beside its reason; never NULL. */
+const char *batch_detail(const struct batch *batch, int i);
 /* First 8 bytes of SHA-256 over the record's value: progress.last_fp (F5). */
 void batch_record_fp(struct batch *batch, const struct gf_kafka_message *message, uint8_t fp_r[BATCH_FP]);
 

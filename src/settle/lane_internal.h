@@ -83,6 +83,9 @@ enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low
 void lane_compare_partitions(struct lane *lane);
 int lane_partition_count(struct lane *lane); /* as Kafka last said; 0: it has not answered */
 
+/* Rows of `trade` that are read again at once: they take more memory than a batch's records. */
+static inline int64_t lane_piece(const struct lane *lane) { return (lane->batch->max + 1) / 2; }
+
 /* Where a piece of [from, to) ends. */
 static inline int64_t lane_piece_end(int64_t from, int64_t to, int64_t step) { return to - from < step ? to : from + step; }
 

@@ -78,7 +78,7 @@ static bool add_piece(struct lane *lane, const struct part *part, int64_t *from,
 
 bool lane_republish_claimed(struct lane *lane, struct part *part)
 {
-    return add_piece(lane, part, &part->republish, lane_piece_end(part->republish, part->recover_to, lane->batch->max));
+    return add_piece(lane, part, &part->republish, lane_piece_end(part->republish, part->recover_to, lane_piece(lane)));
 }
 
 /* All that has been settled has been given to the publisher by now. */
@@ -124,7 +124,7 @@ bool lane_republish_dropped(struct lane *lane, struct part *part)
 {
     struct untold *untold = &part->untold;
     struct publisher_look look;
-    int64_t step = lane->batch->max;
+    int64_t step = lane_piece(lane);
 
     if (lane->shared->publisher == NULL ||
         (untold->from == untold->to && gf_clock_mono_ms() - untold->looked_ms < LOOK_MS))

@@ -23,7 +23,7 @@
 #define NOTIFIED_IDLE_MS 200 /* notified_offset alone is written when this long nothing carried it */
 #define COMMIT_MS 1000       /* how often Kafka is told the offset, for lag tools */
 #define TRIES_MAX 5
-#define CAREFUL_WINDOW 200 /* records of one try: a stall that is nobody's fault costs 150 short transactions, not 30,000 */
+#define CAREFUL_WINDOW 200 /* records of one try: a stall that is nobody's fault costs 150 short transactions, not 50,000 */
 #define REFUSALS_MAX 2
 #define UNKNOWN_MAX 2 /* failures for an unknown reason before the record is looked for */
 #define ER_PARSE_ERROR 1064 /* our text, never the record's fault */
@@ -236,8 +236,6 @@ static enum done settle_window(struct lane *lane, struct part *part)
     }
     gf_log(GF_WARN, "batch_refused", "partition=%" PRId32 " offset=%" PRId64 " records=%d error=\"%s\"",
            part->claim.partition, lane->batch->first_offset, lane->batch->n, error.text);
-    if (lane->batch->n == 1)
-        lane->batch->details[lane->batch->at] = "the database refused it";
     return DONE_REFUSED;
 }
 
@@ -273,11 +271,17 @@ static void send_trade(void *ctx, const struct gf_trade *trade)
 
 static void make_again(struct lane *lane, struct part *part, struct tracker *tracker, int64_t from, int64_t next)
 {
-    const struct store_range range = {.log = part->claim.log, .from = from, .to = next};
     struct sending sending = {.lane = lane, .tracker = tracker, .log = part->claim.log};
+    struct store_range range = {.log = part->claim.log, .to = from};
+    enum gf_class class = GF_OK;
     struct gf_error error;
 
-    if (store_trades(lane->store, &range, send_trade, &sending, &error) == GF_OK) {
+    while (range.to < next && class == GF_OK) {
+        range.from = range.to;
+        range.to = lane_piece_end(range.from, next, lane_piece(lane));
+        class = store_trades(lane->store, &range, send_trade, &sending, &error);
+    }
+    if (class == GF_OK) {
         notifier_close(lane->notifier, tracker);
         return;
     }
@@ -406,7 +410,7 @@ static bool load_careful(struct lane *lane, struct part *part)
 {
     int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
     uint32_t generation = part->generation;
-    int64_t tries = 0, off = lane->batch->messages[0].offset;
+    int64_t tries = 0, off = lane->batch->piece[0].offset;
     struct gf_error error;
 
     GF_POINT(settle_try_before);
@@ -417,9 +421,9 @@ static bool load_careful(struct lane *lane, struct part *part)
     if (tries > 1 && part->single_to <= off)
         part->single_to = off + CAREFUL_WINDOW;
     if (tries > TRIES_MAX)
-        batch_load_unparsed(lane->batch);
+        batch_add_unparsed(lane->batch);
     else
-        batch_load(lane->batch, 1, part->claim.partitions);
+        batch_add(lane->batch, 1, part->claim.partitions);
     return true;
 }
 
@@ -434,7 +438,7 @@ static int room(const struct part *part, const struct batch *batch)
         return left;
     if (batch->count == 0)
         return 1;
-    if (part->single_to > batch->messages[0].offset)
+    if (part->single_to > batch->commands[0].off)
         return 0;
     return left < careful_left ? left : careful_left;
 }
@@ -443,7 +447,7 @@ static int room(const struct part *part, const struct batch *batch)
 static bool take_piece(struct lane *lane, struct part *part, int max, int *taken_r)
 {
     struct batch *batch = lane->batch;
-    struct gf_kafka_message *piece = &batch->messages[batch->count];
+    struct gf_kafka_message *piece = batch->piece;
     int count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, piece, max);
     bool go_on = part->owned; /* taking may have found the partition broken */
     int before = batch->count;
@@ -460,7 +464,8 @@ static bool take_piece(struct lane *lane, struct part *part, int max, int *taken
     if (go_on)
         go_on = check_times(lane, part, piece, count);
     if (go_on && count > 0) {
-        atomic_store(&lane->status.oldest_ms, batch->messages[0].timestamp_ms);
+        if (before == 0)
+            atomic_store(&lane->status.oldest_ms, piece[0].timestamp_ms);
         if (is_careful(part) && before == 0)
             go_on = load_careful(lane, part);
         else
@@ -481,7 +486,7 @@ static bool more_comes(struct lane *lane, const struct part *part, int64_t until
 
     if (batch->count == 0 || is_careful(part) || left_ms <= 0 || lane_stopping(lane))
         return false;
-    next = batch->messages[batch->count - 1].offset + 1;
+    next = batch->commands[batch->count - 1].off + 1;
     return gf_kafka_consumer_end(lane->consumer, part->claim.partition) - next >= BATCH_PIECE &&
            gf_kafka_consumer_await(lane->consumer, part->claim.partition, next, left_ms);
 }
@@ -509,7 +514,7 @@ static bool take_and_settle(struct lane *lane, struct part *part)
 static bool recover(struct lane *lane, struct part *part)
 {
     if (part->rederive < part->recover_to) {
-        int64_t from = part->rederive, to = lane_piece_end(from, part->recover_to, lane->batch->max);
+        int64_t from = part->rederive, to = lane_piece_end(from, part->recover_to, lane_piece(lane));
 
         part->rederive = to; /* before the call, which may pause: afterwards the partition may be a newly claimed one */
         GF_POINT(settle_rederive_before);

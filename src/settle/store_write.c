@@ -178,7 +178,7 @@ static enum gf_class write_trades(struct store *store, const struct batch *batch
 static void add_dead_letter(struct store *store, struct batch *batch, int i, enum gf_dead reason)
 {
     const struct gf_kafka_message message = batch_record(batch, i);
-    const char *detail = batch->details[batch->at + i] != NULL ? batch->details[batch->at + i] : "";
+    const char *detail = batch_detail(batch, i);
     size_t payload = message.value_len < PAYLOAD_MAX ? message.value_len : PAYLOAD_MAX;
     struct gf_buf *text = &store->text;
 

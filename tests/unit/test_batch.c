@@ -32,19 +32,18 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    batch->count = 0; /* the messages are not Kafka's */
     batch_destroy(&batch);
     return 0;
 }
 
 static void add(const char *key)
 {
-    batch->messages[count] = (struct gf_kafka_message){.offset = 100 + count,
-                                                       .timestamp_ms = 1700000000000,
-                                                       .key = key,
-                                                       .key_len = strlen(key),
-                                                       .value = values[count],
-                                                       .value_len = strlen(values[count])};
+    batch->piece[count] = (struct gf_kafka_message){.offset = 100 + count,
+                                                    .timestamp_ms = 1700000000000,
+                                                    .key = key,
+                                                    .key_len = strlen(key),
+                                                    .value = values[count],
+                                                    .value_len = strlen(values[count])};
     count++;
 }
 
@@ -66,7 +65,8 @@ static void add_gift(const char *key, int quantity)
 
 static void classify(void)
 {
-    batch_load(batch, count, 1);
+    batch_release(batch);
+    batch_add(batch, count, 1);
     batch_window(batch, 0, count, 100);
     batch_classify(batch);
 }
@@ -185,10 +185,10 @@ static void records_can_be_told_byte_for_byte(void **state)
     memset(values, '#', sizeof(values));
     batch_window(batch, 0, 4, 100);
     assert_true(batch->commands[0].exact);
-    assert_null(batch->messages[0].value); /* not kept */
+    assert_null(batch->kept[0]);
     for (int i = 0; i < 4; i++)
         assert_record(i, keys[i], sent[i]);
-    assert_null(batch->details[0]);
+    assert_string_equal(batch_detail(batch, 0), "");
     batch_window(batch, 2, 2, 102);
     assert_record(1, keys[3], sent[3]);
 }
@@ -201,13 +201,13 @@ static void a_record_too_long_to_be_kept_ends_the_batch(void **state)
     (void)state;
     memset(text, ' ', sizeof(text));
     add_gift("7", 1);
-    batch->messages[0].value = text;
-    batch->messages[0].value_len = sizeof(text);
+    batch->piece[0].value = text;
+    batch->piece[0].value_len = sizeof(text);
     assert_true(batch_room(batch) > 0);
     batch_add(batch, 1, 1);
     assert_int_equal(batch_room(batch), 0);
-    assert_ptr_equal(batch->messages[0].value, text);
-    assert_non_null(batch->details[0]);
+    assert_ptr_equal(batch->kept[0]->message.value, text);
+    assert_true(strlen(batch->kept[0]->detail) > 0);
     batch_release(batch);
     assert_true(batch_room(batch) > 0);
 }

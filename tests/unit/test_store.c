@@ -96,7 +96,7 @@ static void start(bool bulk)
 /* Record i of the next batch: a gift of SENDER with id number `id`. */
 static void gift(int i, int64_t offset, int id, int quantity)
 {
-    struct gf_kafka_message *message = &batch->messages[i];
+    struct gf_kafka_message *message = &batch->piece[i];
 
     (void)snprintf(keys[i], sizeof(keys[i]), "%lld", (long long)SENDER);
     (void)snprintf(values[i], sizeof(values[i]),
@@ -115,7 +115,7 @@ static void gift(int i, int64_t offset, int id, int quantity)
 static void replace_value(int i, const char *value)
 {
     (void)snprintf(values[i], sizeof(values[i]), "%s", value);
-    batch->messages[i].value_len = strlen(value);
+    batch->piece[i].value_len = strlen(value);
 }
 
 static enum gf_class settle(int count, bool *fenced_r)
@@ -123,7 +123,8 @@ static enum gf_class settle(int count, bool *fenced_r)
     struct gf_error error = {0};
     enum gf_class class;
 
-    batch_load(batch, count, 1);
+    batch_release(batch);
+    batch_add(batch, count, 1);
     batch_window(batch, 0, count, claim.next_offset);
     class = store_settle(store, batch, &claim, fenced_r, &error);
     if (class == GF_OK && !*fenced_r)
@@ -378,7 +379,6 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    batch->count = 0; /* the messages are not Kafka's */
     batch_destroy(&batch);
     store_destroy(&store);
     gf_sql_close(&admin);
