@@ -91,7 +91,7 @@
     X(settle, lanes, INT, "2", 1, 64, "settlement threads, each with one MySQL connection and its partitions")       \
     X(settle, batch, INT, "50000", 1, 100000, "most commands in one transaction: taken only when so many wait")        \
     X(settle, group, TEXT, "giftflow-settle", 1, 200, "consumer group")                                              \
-    X(settle, queue_bytes, BYTES, "14MiB", 1048576, 17179869184, "prefetched commands, all partitions together; memory is about 2.5 times it") \
+    X(settle, queue_bytes, BYTES, "12MiB", 1048576, 17179869184, "prefetched commands, all partitions together; memory is about 2.5 times it") \
     X(settle, fetch_bytes, BYTES, "64KiB", 1, 1048576, "commands gather until they are so many bytes or kafka.fetch_wait is over; 1: no wait, more and smaller transactions") \
     X(settle, retry_max, MS, "30s", 1000, 600000, "a batch is retried this long, then given back")                   \
     X(settle, dirty_max, INT, "200000", 100, 10000000, "wallets waiting for their Redis publish")                    \

@@ -19,11 +19,11 @@
 
 #define BACKOFF_MS 20
 #define BACKOFF_MAX_MS 2000
-#define FILL_MS 100 /* most that a batch waits for records that the log is known to have */
+#define FILL_MS 250 /* most that a batch waits for records that the log is known to have */
 #define NOTIFIED_IDLE_MS 200 /* notified_offset alone is written when this long nothing carried it */
 #define COMMIT_MS 1000       /* how often Kafka is told the offset, for lag tools */
 #define TRIES_MAX 5
-#define CAREFUL_WINDOW 200 /* records of one try: a stall that is nobody's fault costs 150 short transactions, not 50,000 */
+#define CAREFUL_WINDOW 200 /* records of one try: a stall that is nobody's fault costs 250 short transactions, not 50,000 */
 #define REFUSALS_MAX 2
 #define UNKNOWN_MAX 2 /* failures for an unknown reason before the record is looked for */
 #define ER_PARSE_ERROR 1064 /* our text, never the record's fault */

@@ -122,7 +122,7 @@ static int set_up(void **state)
     (void)snprintf(config.kafka_brokers, sizeof(config.kafka_brokers), "127.0.0.1:1"); /* nobody */
     shared.config = &config;
     shared.publisher = NULL;
-    lane = (struct lane){.shared = &shared, .config = &config, .part_end = 1, .batch = batch_create(100)};
+    lane = (struct lane){.shared = &shared, .config = &config, .part_end = 1, .batch = batch_create(200)}; /* pieces of 100 */
     look = (struct publisher_look){.oldest_ms = INT64_MAX, .room = 40};
     rows = 0;
     assert_int_equal(notifier_create(&config, &lane.notifier, &error), GF_OK);
@@ -194,6 +194,24 @@ static void a_range_that_could_not_be_read_is_read_again(void **state)
     assert_true(lane_serve_part(&lane, 0));
     assert_string_equal(steps, "tptw");
     assert_int_equal(lane.parts[0].claim.notified, 10); /* nothing is known to be told before its tracker has ended */
+}
+
+/* A batch's notices may be many more than are looked at at once. */
+static void a_batch_whose_notices_are_lost_is_told_again_piece_by_piece(void **state)
+{
+    struct part *part = &lane.parts[0];
+
+    (void)state;
+    own(part, 10, 260);
+    part->rederive = part->republish = 260;
+    notifier_fail(lane.notifier, notifier_open(lane.notifier, &part->notices, 10, 260));
+    (void)lane_serve_part(&lane, 0);
+    assert_string_equal(steps, "tttk");
+    assert_int_equal(asked.from, 210);
+    assert_int_equal(asked.to, 260);
+    (void)lane_serve_part(&lane, 0);
+    assert_string_equal(steps, "tttkk"); /* once */
+    assert_int_equal(part->claim.notified, 260);
 }
 
 /* A partition whose claim is told, at the offset 1000, with a publisher. */
@@ -316,6 +334,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_range_is_rederived_piece_by_piece, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_claim_that_comes_in_the_pause_starts_where_it_says, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_range_that_could_not_be_read_is_read_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_batch_whose_notices_are_lost_is_told_again_piece_by_piece, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_was_dropped_is_told_again_in_pieces_when_there_is_room, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_has_left_the_ring_is_not_told_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_drop_in_the_middle_begins_anew, set_up, tear_down),
