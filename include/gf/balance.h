@@ -55,9 +55,10 @@ struct gf_marker {
 GF_NODISCARD bool gf_marker_parse(const char *text, size_t len, struct gf_marker *marker_r);
 
 /* ---- for a role on a loop ----
- * Calls made in one turn of the loop leave together at its end, reservations and loads many in one script call. Every call
- * goes to the user's primary; RETRY means that nothing was sent and no callback comes: that one is away, or too much waits
- * for it. Callbacks never run inside a call. All functions copy what they are given. Thread: the loop's. */
+ * Calls made in one turn of the loop leave together at its end, loads many in one script call; so do reservations, once the
+ * first of them has waited for ingest.gather or 32 wait. Every call goes to the user's primary; RETRY means that nothing was
+ * sent and no callback comes: that one is away, or too much waits for it. Callbacks never run inside a call. All functions copy
+ * what they are given. Thread: the loop's. */
 
 struct gf_balance;
 struct gf_balance *gf_balance_create(struct gf_loop *loop, const struct gf_config *config); /* connects in the background */

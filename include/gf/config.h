@@ -50,6 +50,7 @@
     X(ingest, request_timeout, MS, "12s", 100, 60000, "time in which a request is answered")                         \
     X(ingest, origins, TEXT, "", 0, 500, "web pages that may call the API: Origin values, comma-separated")          \
     X(ingest, rate_per_second, INT, "20", 1, 1000000, "gifts per user and second")                                   \
+    X(ingest, gather, MS, "3ms", 0, 100, "reservations wait so long for others, which share a call to Redis with them") \
     X(ingest, double_click, MS, "500ms", 0, 10000, "equal keyless requests of a user within this time get 409")      \
     X(ingest, lease, MS, "15s", 1000, 600000, "how long an unanswered first call blocks its repeats")                \
     X(ingest, hold_ttl, MS, "10m", 1000, 86400000, "how long a hold lives when settlement never comes")              \

@@ -558,6 +558,64 @@ static void requests_of_one_turn_are_judged_one_after_the_other(void **state)
     assert_string_equal(field(6030, "n"), "33");
 }
 
+static void on_pause(void *ctx)
+{
+    (void)ctx;
+    gf_loop_stop(loop);
+}
+
+static long script_calls(void)
+{
+    static const char field[] = "cmdstat_evalsha:calls=";
+    const struct gf_redis_arg info[] = {{"INFO", 4}, {"commandstats", 12}};
+    struct gf_reply *reply = NULL;
+    struct gf_error error;
+    const char *at;
+    size_t len;
+    long calls;
+
+    gf_redis_sync_command(raw, info, GF_COUNT(info));
+    assert_int_equal(gf_redis_sync_reply(raw, &reply, &error), GF_OK);
+    at = strstr(gf_reply_text(reply, &len), field);
+    assert_non_null(at);
+    calls = strtol(at + strlen(field), NULL, 10);
+    gf_reply_free(&reply);
+    return calls;
+}
+
+/* Of several turns, in one call: when it is full, or when the first of them has waited for ingest.gather. */
+static void reservations_gather_over_turns(void **state)
+{
+    struct gf_reserve first;
+    long before;
+
+    (void)state;
+    given(6250, 3, 100, 1);
+    server.config.ingest_gather = 1;
+    first = request(6250, 99, 1);
+    assert_int_equal(reserve(&first), GF_RESERVED_OK);
+    before = script_calls();
+    server.config.ingest_gather = 3600000;
+    turn.expected = 32;
+    for (int i = 0; i < 32; i++) {
+        struct gf_reserve r = request(6250, (uint8_t)i, 1);
+        struct gf_timer *pause = i % 8 == 7 && i < 31 ? gf_timer_start(loop, 1, 0, on_pause, NULL) : NULL;
+
+        turn_index[i] = i;
+        assert_int_equal(gf_balance_reserve(balance, &r, on_turn_reply, &turn_index[i]), GF_OK);
+        if (pause) {
+            run_loop();
+            gf_timer_close(&pause);
+            assert_int_equal(turn.expected, 32);
+        }
+    }
+    run_loop();
+    assert_int_equal(turn.expected, 0);
+    assert_int_equal(script_calls() - before, 1);
+    assert_string_equal(field(6250, "n"), "33");
+    server.config.ingest_gather = 0;
+}
+
 /* One that Redis cannot write fails alone; the others of the call are judged. */
 static void a_request_that_fails_fails_alone(void **state)
 {
@@ -627,6 +685,7 @@ int main(void)
         cmocka_unit_test(what_is_no_marker_is_absent_and_replaced),
         cmocka_unit_test(bytes_that_look_like_an_id_are_no_hold),
         cmocka_unit_test(requests_of_one_turn_are_judged_one_after_the_other),
+        cmocka_unit_test(reservations_gather_over_turns),
         cmocka_unit_test(a_request_that_fails_fails_alone),
         cmocka_unit_test(markers_are_parsed_strictly),
     };

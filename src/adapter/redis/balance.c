@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The balance cache for a role on a loop: see gf/balance.h. Reservations and loads of one turn gather per primary and leave as
- * few script calls just before the loop sleeps; one of them that fails fails alone. A call owns itself: it is freed by its
- * reply, which hiredis gives in any case (NULL when the link dies). Bounded by WAITING_MAX requests per primary. Thread: the
- * loop's. */
+/* The balance cache for a role on a loop: see gf/balance.h. Loads of one turn, and reservations of ingest.gather, gather per
+ * primary and leave as few script calls just before the loop sleeps; one of them that fails fails alone. A call owns itself: it
+ * is freed by its reply, which hiredis gives in any case (NULL when the link dies). Bounded by WAITING_MAX requests per primary.
+ * Thread: the loop's. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <uv.h>
@@ -13,7 +13,7 @@
 #include "scripts.h"
 #include "wallet.h"
 
-#define RESERVES_MAX 32 /* requests in one call: Redis serves nobody else meanwhile */
+#define RESERVES_MAX 32 /* requests in one call: Redis serves nobody else meanwhile; so many do not wait for more */
 #define WAITING_MAX 20000
 #define RESERVE_HEAD 32
 #define RESERVE_BYTES 57
@@ -47,14 +47,16 @@ struct loads { /* one call of STORE */
 struct primary {
     struct gf_balance *balance;
     struct gf_redis *redis;
-    struct reserves *reserves, *last_reserves; /* gathered in this turn */
-    struct loads *loads, *last_loads;
+    struct reserves *reserves, *last_reserves; /* gathered */
+    struct loads *loads, *last_loads;          /* gathered in this turn */
     size_t waiting; /* requests gathered or in flight */
 };
 
 struct gf_balance {
     const struct gf_config *config;
     uv_prepare_t prepare;
+    struct gf_timer *timer; /* runs while `armed`: since the first reservation that waits */
+    bool armed, due;        /* due: it has run out, reservations leave at the end of this turn */
     char marker_ttl[TTL_MAX], click_ttl[TTL_MAX];
     int count;
     struct primary primaries[];
@@ -201,6 +203,10 @@ enum gf_class gf_balance_reserve(struct gf_balance *balance, const struct gf_res
     GF_ASSERT(request->lookup || (request->amount > 0 && request->amount <= GF_ID_MAX));
     if (!gf_redis_up(primary->redis) || primary->waiting >= WAITING_MAX)
         return GF_RETRY;
+    if (!balance->armed && balance->config->ingest_gather > 0) {
+        balance->armed = true;
+        gf_timer_reset(balance->timer, balance->config->ingest_gather, 0);
+    }
     call = gather_reserves(primary);
     call->waiters[call->count].on_reserved = on_reserved;
     call->waiters[call->count++].ctx = ctx;
@@ -370,24 +376,51 @@ enum gf_class gf_balance_get_wallet(struct gf_balance *balance, int64_t user_id,
 
 /* ---- life ---- */
 
-/* Callbacks of calls that could not be sent may gather new ones: until there are none. */
+static void send_gathered_reserves(struct primary *primary)
+{
+    struct reserves *call = primary->reserves, *next;
+
+    primary->reserves = primary->last_reserves = NULL;
+    for (; call; call = next) {
+        next = call->next;
+        send_reserves(call);
+    }
+}
+
+static void send_gathered_loads(struct primary *primary)
+{
+    struct loads *call = primary->loads, *next;
+
+    primary->loads = primary->last_loads = NULL;
+    for (; call; call = next) {
+        next = call->next;
+        send_loads(call);
+    }
+}
+
+static bool reserves_leave(const struct primary *primary)
+{
+    const struct gf_balance *balance = primary->balance;
+
+    return primary->reserves && (balance->due || balance->config->ingest_gather == 0 || primary->reserves->count == RESERVES_MAX);
+}
+
+/* Callbacks of calls that could not be sent may gather new ones: until there are none that leave now. */
 static void send_gathered(struct primary *primary)
 {
-    while (primary->reserves || primary->loads) {
-        struct reserves *reserves = primary->reserves, *next_reserves;
-        struct loads *loads = primary->loads, *next_loads;
-
-        primary->reserves = primary->last_reserves = NULL;
-        primary->loads = primary->last_loads = NULL;
-        for (; reserves; reserves = next_reserves) {
-            next_reserves = reserves->next;
-            send_reserves(reserves);
-        }
-        for (; loads; loads = next_loads) {
-            next_loads = loads->next;
-            send_loads(loads);
-        }
+    while (primary->loads || reserves_leave(primary)) {
+        if (reserves_leave(primary))
+            send_gathered_reserves(primary);
+        send_gathered_loads(primary);
     }
+}
+
+static void on_gathered(void *ctx)
+{
+    struct gf_balance *balance = ctx;
+
+    balance->armed = false;
+    balance->due = true;
 }
 
 static void on_prepare(uv_prepare_t *prepare)
@@ -398,6 +431,7 @@ static void on_prepare(uv_prepare_t *prepare)
         send_gathered(&balance->primaries[i]);
         gf_redis_flush(balance->primaries[i].redis);
     }
+    balance->due = false;
 }
 
 struct gf_balance *gf_balance_create(struct gf_loop *loop, const struct gf_config *config)
@@ -416,6 +450,7 @@ struct gf_balance *gf_balance_create(struct gf_loop *loop, const struct gf_confi
     (void)uv_prepare_init(gf_loop_native(loop), &balance->prepare); /* neither can fail */
     (void)uv_prepare_start(&balance->prepare, on_prepare);
     balance->prepare.data = balance;
+    balance->timer = gf_timer_start(loop, 1, 0, on_gathered, balance); /* finds nothing; armed by reservations */
     return balance;
 }
 
@@ -449,12 +484,14 @@ void gf_balance_close(struct gf_balance **balance)
 {
     if (!balance || !*balance)
         return;
+    (*balance)->due = true;
     for (int i = 0; i < (*balance)->count; i++) {
         struct gf_redis *closed = (*balance)->primaries[i].redis; /* callbacks still find it, dead: it is freed by the loop */
 
         gf_redis_close(&closed);
         send_gathered(&(*balance)->primaries[i]);
     }
+    gf_timer_close(&(*balance)->timer);
     uv_close((uv_handle_t *)&(*balance)->prepare, on_closed);
     *balance = NULL;
 }
