@@ -558,12 +558,6 @@ static void requests_of_one_turn_are_judged_one_after_the_other(void **state)
     assert_string_equal(field(6030, "n"), "33");
 }
 
-static void on_pause(void *ctx)
-{
-    (void)ctx;
-    gf_loop_stop(loop);
-}
-
 static long script_calls(void)
 {
     static const char field[] = "cmdstat_evalsha:calls=";
@@ -599,7 +593,7 @@ static void reservations_gather_over_turns(void **state)
     turn.expected = 32;
     for (int i = 0; i < 32; i++) {
         struct gf_reserve r = request(6250, (uint8_t)i, 1);
-        struct gf_timer *pause = i % 8 == 7 && i < 31 ? gf_timer_start(loop, 1, 0, on_pause, NULL) : NULL;
+        struct gf_timer *pause = i % 8 == 7 && i < 31 ? gf_timer_start(loop, 1, 0, stop_loop, NULL) : NULL;
 
         turn_index[i] = i;
         assert_int_equal(gf_balance_reserve(balance, &r, on_turn_reply, &turn_index[i]), GF_OK);
