@@ -38,6 +38,7 @@ struct batch *batch_create(int max)
     batch->reasons = gf_xcalloc(n, 1);
     batch->copies = gf_xcalloc(n, sizeof(batch->copies[0]));
     batch->by_user = gf_xcalloc(n, sizeof(batch->by_user[0]));
+    batch->spare = gf_xcalloc(n, sizeof(batch->spare[0]));
     batch->users = gf_xcalloc(n, sizeof(batch->users[0]));
     batch->credit_ids = gf_xcalloc(n, sizeof(batch->credit_ids[0]));
     batch->wallets = gf_xcalloc(n, sizeof(batch->wallets[0]));
@@ -65,6 +66,7 @@ void batch_destroy(struct batch **batch)
     free(old->reasons);
     free(old->copies);
     free(old->by_user);
+    free(old->spare);
     free(old->users);
     free(old->credit_ids);
     free(old->wallets);
@@ -270,23 +272,45 @@ static struct pair_slot *find_slot(struct batch *batch, const struct gf_uuid *re
     }
 }
 
-static int compare_user(const void *a, const void *b)
+/* One stable pass of a radix sort, by the byte at `shift`. */
+static void sort_pass(const struct batch_user *from, struct batch_user *to, int count, int shift)
 {
-    const struct batch_user *x = a, *y = b;
+    int32_t starts[257] = {0};
 
-    if (x->user_id != y->user_id)
-        return x->user_id < y->user_id ? -1 : 1;
-    return (x->record > y->record) - (x->record < y->record);
+    for (int i = 0; i < count; i++)
+        starts[((uint64_t)from[i].user_id >> shift & 0xff) + 1]++;
+    for (int b = 0; b < 256; b++)
+        starts[b + 1] += starts[b];
+    for (int i = 0; i < count; i++)
+        to[starts[(uint64_t)from[i].user_id >> shift & 0xff]++] = from[i];
 }
 
+/* Only by the bytes in which ids differ: two or three of eight, as a rule. Records are in order already, and ids are positive. */
 static void sort_by_user(struct batch *batch)
 {
-    batch->by_user_count = 0;
-    for (int i = 0; i < batch->n; i++)
-        if (batch_command(batch, i)->readable)
-            batch->by_user[batch->by_user_count++] =
-                (struct batch_user){.user_id = batch_command(batch, i)->user_id, .record = i};
-    qsort(batch->by_user, (size_t)batch->by_user_count, sizeof(batch->by_user[0]), compare_user);
+    struct batch_user *spare = batch->spare;
+    uint64_t differ = 0;
+    int count = 0;
+
+    for (int i = 0; i < batch->n; i++) {
+        const struct gf_command *command = batch_command(batch, i);
+
+        if (!command->readable)
+            continue;
+        GF_ASSERT(gf_id_valid(command->user_id));
+        batch->by_user[count] = (struct batch_user){.user_id = command->user_id, .record = i};
+        differ |= (uint64_t)(command->user_id ^ batch->by_user[0].user_id);
+        count++;
+    }
+    batch->by_user_count = count;
+    for (int shift = 0; shift < 64; shift += 8) {
+        if ((differ >> shift & 0xff) == 0)
+            continue;
+        sort_pass(batch->by_user, spare, count, shift);
+        batch->spare = batch->by_user;
+        batch->by_user = spare;
+        spare = batch->spare;
+    }
 }
 
 void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
@@ -300,6 +324,7 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
     GF_ASSERT(batch->commands[at].off >= first_offset);
     batch->slot_mask = table_size(n) - 1; /* a short window must not pay for the longest one's table */
     batch->known_count = 0;
+    batch->repeats = false;
     memset(batch->slots, 0, sizeof(batch->slots[0]) * ((size_t)batch->slot_mask + 1));
     for (int i = 0; i < n; i++) {
         const struct gf_command *command = batch_command(batch, i);
@@ -308,6 +333,7 @@ void batch_window(struct batch *batch, int at, int n, int64_t first_offset)
         if (!command->readable || (command->dead != GF_DEAD_NONE && names_credit(&command->request_id)))
             continue;
         slot = find_slot(batch, &command->request_id, command->user_id, command->fp);
+        batch->repeats = batch->repeats || slot->record != 0;
         if (slot->record == 0)
             slot->record = i + 1;
     }
@@ -344,6 +370,8 @@ static enum fate judge(struct batch *batch, int i, enum gf_dead *reason_r)
         return *reason_r != GF_DEAD_NONE ? FATE_DEAD : FATE_PLAN;
     if (command->dead != GF_DEAD_NONE && names_credit(&command->request_id))
         return FATE_DEAD;
+    if (!batch->repeats && batch->known_count == 0) /* the rule: each is the first of its pair */
+        return FATE_PLAN;
     slot = find_slot(batch, &command->request_id, command->user_id, command->fp);
     GF_ASSERT(slot->record != 0);
     if (slot->known == 0 && slot->record == i + 1)

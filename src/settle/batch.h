@@ -65,12 +65,14 @@ struct batch {
     uint32_t slot_mask;
     uint8_t (*known_fps)[BATCH_FP];
     int known_count;
+    bool repeats;                 /* some pair has several records of the window */
     uint8_t *fates, *reasons;     /* [n]: enum fate; enum gf_dead, also of those that are planned dead */
     struct gf_command *planned;   /* in offset order: the window's own commands if all are living gifts, else copies */
     struct gf_command *copies;
     int planned_count;
     int duplicates, dead;         /* outside the plan */
     struct batch_user *by_user;   /* the window's readable records, sorted */
+    struct batch_user *spare;     /* for sorting them: the two change places */
     int by_user_count;
     int64_t *users;               /* sorted, unique: whose wallets are locked */
     int user_count;

@@ -225,6 +225,46 @@ static void only_living_gifts_are_planned_where_they_stand(void **state)
     assert_int_equal(batch->planned_count, 2);
 }
 
+static void add_gift_of(int64_t user_id)
+{
+    static char keys[RECORDS][24];
+
+    (void)snprintf(keys[count], sizeof(keys[0]), "%" PRId64, user_id);
+    (void)snprintf(values[count], sizeof(values[0]),
+                   "{\"v\":1,\"type\":\"gift\",\"request_id\":\"01890a5d-ac96-7ccc-8ccc-%012d\",\"user_id\":%" PRId64
+                   ",\"receiver_id\":9,\"room_id\":3,\"gift_id\":22,\"price\":90,\"quantity\":1,\"gift_type\":0,\"ts\":1}",
+                   count, user_id);
+    add(keys[count]);
+}
+
+static void assert_sorted(const int64_t *users, const int32_t *records, int n)
+{
+    assert_int_equal(batch->by_user_count, n);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(batch->by_user[i].user_id, users[i]);
+        assert_int_equal(batch->by_user[i].record, records[i]);
+    }
+}
+
+/* Wallets are locked in this order, and what one user did leaves together, first things first. The ids differ in each byte. */
+static void records_are_sorted_by_user_then_as_they_came(void **state)
+{
+    static const int64_t big = GF_ID_MAX, p40 = 1LL << 40, p32 = 1LL << 32, p24 = 1LL << 24;
+    const int64_t users[RECORDS] = {big, 3, p40 + 1, 2, p32 + 2, 3, p24 + 0x10100, 2};
+
+    (void)state;
+    for (int i = 0; i < RECORDS; i++)
+        add_gift_of(users[i]);
+    classify();
+    assert_sorted((const int64_t[]){2, 2, 3, 3, p24 + 0x10100, p32 + 2, p40 + 1, big},
+                  (const int32_t[]){3, 7, 1, 5, 6, 4, 2, 0}, RECORDS);
+    assert_int_equal(batch->user_count, 6);
+    for (int i = 0; i < batch->user_count; i++)
+        assert_int_equal(batch->users[i], ((const int64_t[]){2, 3, p24 + 0x10100, p32 + 2, p40 + 1, big})[i]);
+    batch_window(batch, 2, 4, 102); /* sorted anew, wherever the last one was left */
+    assert_sorted((const int64_t[]){2, 3, p32 + 2, p40 + 1}, (const int32_t[]){1, 3, 2, 0}, 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +276,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(records_can_be_told_byte_for_byte, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_record_too_long_to_be_kept_ends_the_batch, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_living_gifts_are_planned_where_they_stand, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(records_are_sorted_by_user_then_as_they_came, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
