@@ -26,8 +26,9 @@
 #define FETCH_BYTES_MAX 1048576    /* librdkafka's default */
 #define FETCH_ALL_MAX (16 << 20)   /* one answer's bytes, of all partitions */
 #define FETCH_BACKOFF_MS 10        /* between looks at queues that were full */
-#define NUDGE_MS 20
-#define AWAIT_MS 1 /* between looks at a queue that is waited for */
+#define NUDGE_MS 5                 /* at most so often after records were taken */
+#define NUDGE_AWAIT_MS 2           /* the same while the caller does nothing but wait for more */
+#define AWAIT_MS 1                 /* between looks at a queue that is waited for */
 
 struct part {
     int32_t partition;
@@ -352,13 +353,14 @@ static void fill(struct gf_kafka_message *message, rd_kafka_message_t *native)
 
 #if RD_KAFKA_VERSION < 0x020200ff
 /* Once all queues of a broker are full, versions before 2.2 look at them again a second later, whatever was taken meanwhile
- * (librdkafka#2879). Any request to the partition's leader wakes that thread; this one waits for no answer. */
-static void nudge(struct gf_kafka_consumer *consumer, const struct part *part, int64_t next, int max)
+ * (librdkafka#2879). Any request to the partition's leader wakes that thread; this one waits for no answer. A wake-up brings
+ * one or two fetches, and then the queues are full again: how often it comes bounds how fast a backlog is read. */
+static void nudge(struct gf_kafka_consumer *consumer, const struct part *part, int64_t next, int max, int64_t every_ms)
 {
     int64_t now_ms = gf_clock_mono_ms(), queued = (int64_t)rd_kafka_queue_length(part->queue);
     rd_kafka_topic_partition_list_t *list;
 
-    if (now_ms - consumer->nudged_ms < NUDGE_MS || queued >= max ||
+    if (now_ms - consumer->nudged_ms < every_ms || queued >= max ||
         next + queued >= gf_kafka_consumer_end(consumer, part->partition))
         return; /* enough is here, or all there is */
     consumer->nudged_ms = now_ms;
@@ -369,9 +371,9 @@ static void nudge(struct gf_kafka_consumer *consumer, const struct part *part, i
     rd_kafka_topic_partition_list_destroy(list);
 }
 #else
-static void nudge(struct gf_kafka_consumer *consumer, const struct part *part, int64_t next, int max)
+static void nudge(struct gf_kafka_consumer *consumer, const struct part *part, int64_t next, int max, int64_t every_ms)
 {
-    (void)consumer, (void)part, (void)next, (void)max;
+    (void)consumer, (void)part, (void)next, (void)max, (void)every_ms;
 }
 #endif
 
@@ -395,7 +397,7 @@ bool gf_kafka_consumer_await(struct gf_kafka_consumer *consumer, int32_t partiti
     while (rd_kafka_queue_length(part->queue) == 0) {
         if (next_offset >= gf_kafka_consumer_end(consumer, partition) || gf_clock_mono_ms() >= end_ms)
             return false;
-        nudge(consumer, part, next_offset, 1);
+        nudge(consumer, part, next_offset, 1, NUDGE_AWAIT_MS);
         gf_clock_sleep_ms(AWAIT_MS);
     }
     return true;
@@ -426,7 +428,7 @@ int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition
             break;
     }
     if (count > 0)
-        nudge(consumer, part, messages_r[count - 1].offset + 1, max);
+        nudge(consumer, part, messages_r[count - 1].offset + 1, max, NUDGE_MS);
     return count;
 }
 
