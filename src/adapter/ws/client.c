@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The client's side of the opening handshake, for the load harness: numeric addresses (or localhost) only, one deadline
  * for connecting and the answer. */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #include "conn.h"
 #include "gf/clock.h"
@@ -75,6 +78,18 @@ void gf_ws_client_answer(struct gf_ws *ws, const char *bytes, size_t len)
         gf_ws_conn_feed(ws, client->answer.data + head_len, client->answer.len - head_len);
     gf_buf_free(&client->answer);
     gf_buf_free(&client->request);
+}
+
+/* A client that only listens acknowledges each frame as it reads it: a packet a frame, which costs the harness as much as the
+ * frame itself. Here acknowledgements wait, as in a dialogue, for a second segment or for 40 ms, after which the kernel
+ * forgets the wish: so it is said at each read. */
+void gf_ws_client_delay_acks(struct gf_ws *ws)
+{
+    static const int off = 0;
+    uv_os_fd_t fd;
+
+    if (uv_fileno((uv_handle_t *)ws->tcp, &fd) == 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off)); /* only spares */
 }
 
 static void on_connected(uv_connect_t *connect, int status)

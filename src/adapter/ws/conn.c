@@ -493,6 +493,8 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
         return;
     }
     ws->silent = 0;
+    if (ws->client != NULL)
+        gf_ws_client_delay_acks(ws);
     if (ws->state == WS_CONNECTING)
         gf_ws_client_answer(ws, buf->base, (size_t)count);
     else

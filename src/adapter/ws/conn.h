@@ -86,6 +86,7 @@ void gf_ws_conn_kill(struct gf_ws *ws); /* no more handshakes: handles close now
 
 /* client.c */
 void gf_ws_client_answer(struct gf_ws *ws, const char *bytes, size_t len);
+void gf_ws_client_delay_acks(struct gf_ws *ws);
 
 /* frame.c */
 struct gf_ws_frame *gf_ws_frame_raw(const void *bytes, size_t len);
