@@ -19,13 +19,13 @@ usage() {
        ./dev bench settle --processes 1,2,4 [--null-store] [--gifts N] [...]
   --gifts N    commands in the topic, each round (3000000)  --users N  distinct senders (100000)
   --rounds N   floors, then settlement (3)
-  --warm N     commands settled before, not measured (2000000)
+  --warm N     commands settled before, not measured (5000000)
   --combo      2,000 senders: combos                --seconds  of the floor with one transaction per gift (5)
   --lanes N    settle.lanes (2)                     --set      any setting of giftflow.conf
   --hot        three of ten gifts are one sender's: its partition beside the others"
 }
 
-gifts=3000000 rounds=3 warm=2000000 users=100000 seconds=5 hot=0 json='' settings=() processes='' null_store=''
+gifts=3000000 rounds=3 warm=5000000 users=100000 seconds=5 hot=0 json='' settings=() processes='' null_store=''
 while [ $# -gt 0 ]; do
     case $1 in
         --gifts) gifts=$2 && shift ;;
@@ -120,7 +120,8 @@ if [ -n "$processes" ]; then
     exit 0
 fi
 
-# The broker compiles itself while it runs: its first half minute costs several times what the rest does.
+# The broker compiles itself while it runs: its first million records cost several times what the rest do, and only settlement would
+# pay for it.
 note "warming up"
 "$BIN/giftflow-bench-fill" --gifts "$warm" --users "$users" || die "filling the topic failed"
 "$DEV" start settle-1 --dir "$STACK" >&2
