@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # HTTP to WebSocket: every role and the load harness on this machine, each gift watched to its one outcome on the screens, then
-# `giftflow verify`. After a warm-up that is not counted (the broker's compiler, caches, connections): as fast as it may or at --rate; at half
-# of what was reached; with --burst a number of gifts accepted as fast as possible and then drained. Processor time per gift of each process
-# comes from /proc. Wallets are funded the ordinary way.
+# `giftflow verify`. After a warm-up that is not counted (the broker's compiler, caches, connections; Redis makes its tables longer for the
+# last time): as fast as it may or at --rate; at half of what was reached; with --burst a number of gifts accepted as fast as possible and then
+# drained. Processor time per gift of each process comes from /proc. Wallets are funded the ordinary way. Redis has room for all markers, unless
+# GIFTFLOW_REDIS_OPTS says otherwise.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 BENCH=e2e
@@ -17,13 +18,13 @@ usage() {
   --rate N        gifts a second at planned times in the first phase (0: closed loop, as fast as it may)
   --half N        gifts a second in the second phase (half of what the first one reached; 0: leave it out)
   --burst N       a third phase: N gifts accepted as fast as possible, then drained (0)
-  --warm N        seconds of gifts before, not counted (60)
+  --warm N        gifts before, not counted (1300000: past 2^20 markers, where Redis begins to move them to a longer table)
   --lanes N       of settle (1: on two cores with everything on them a second one only makes the transactions smaller)
   --partitions N  of commands and notices (1, as settle has one lane: a transaction and a produce request are of one partition, and what a few
                   gifts share costs as much as what many do)"
 }
 
-rate=0 half='' burst=0 seconds=15 warm=60 senders=500 viewers=500 rooms=100 partitions=1 lanes=1 json='' settings=()
+rate=0 half='' burst=0 seconds=15 warm=1300000 senders=500 viewers=500 rooms=100 partitions=1 lanes=1 json='' settings=()
 while [ $# -gt 0 ]; do
     case $1 in
         --rate) rate=$2 && shift ;;
@@ -43,6 +44,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+export GIFTFLOW_REDIS_OPTS=${GIFTFLOW_REDIS_OPTS:---maxmemory 1gb}
 stack_up --partitions "$partitions" --set ingest.rate_per_second=1000000 --set "settle.lanes=$lanes" "${settings[@]}"
 curl -fsS -m 10 -o /dev/null -H "Authorization: Bearer $GIFTFLOW_ADMIN_KEY" -H 'Content-Type: application/json' \
     -d '{"gift_id":22,"name":"Heart","price":90,"share_bp":5000}' "$GIFTFLOW_ADMIN_URL/admin/v1/gifts"
@@ -79,8 +81,8 @@ phase() { # NAME [arguments of load]: one counted run; its report, with the proc
 }
 
 if [ "$warm" -gt 0 ]; then
-    note "warming up for $warm s"
-    load --rate 0 --seconds "$warm" >/dev/null || rc=$?
+    note "warming up with $warm gifts"
+    load --rate 0 --count "$warm" --seconds 600 >/dev/null || rc=$?
 fi
 phase sustained --rate "$rate" --seconds "$seconds"
 half=${half:-$((reached / 2))}
