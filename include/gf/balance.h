@@ -79,7 +79,7 @@ struct gf_reserve {
 
 /* What the script says; the numbers are the script's. */
 enum gf_reserved {
-    GF_RESERVED_OK = 1,      /* produce it: with price and quantity (an overtaken first call's, if there was one) */
+    GF_RESERVED_OK = 1,      /* produce it: with price and quantity */
     GF_RESERVED_REPLAY,      /* answered 202 before: price, quantity */
     GF_RESERVED_MISMATCH,    /* same key, other body */
     GF_RESERVED_IN_PROGRESS, /* first call unanswered */
@@ -90,11 +90,12 @@ enum gf_reserved {
     GF_RESERVED_BUSY,         /* too many holds */
     GF_RESERVED_INSUFFICIENT, /* available */
     GF_RESERVED_DOUBLE_CLICK,
-    GF_RESERVED_NONE, /* lookup only: the key is unused */
+    GF_RESERVED_NONE,       /* lookup only: the key is unused */
+    GF_RESERVED_TAKEN_OVER, /* as OK, but an earlier call may be in Kafka: with its price and quantity; never to be aborted */
 };
 struct gf_reserve_reply {
     enum gf_reserved answer;
-    int64_t price, quantity; /* OK, REPLAY */
+    int64_t price, quantity; /* OK, TAKEN_OVER, REPLAY */
     int64_t wait_ms;         /* LIMITED, IN_PROGRESS */
     int64_t available;       /* INSUFFICIENT */
 };

@@ -33,9 +33,11 @@ struct gift {
     int64_t gift_id, quantity; /* as sent; in the command only when in range */
     struct gf_command command;
     struct gf_reserve reserve;
-    enum gf_problem problem; /* the catalogue's verdict, answered unless the key has a better one */
+    enum gf_problem problem; /* a verdict, answered unless the key has a better one */
+    int64_t available;       /* of an insufficient balance */
     int loads, tries;
-    bool held; /* the script said OK: there are a hold and a marker of ours */
+    bool held;  /* the script said OK: there are a hold and a marker of ours */
+    bool first; /* and no earlier call of the key may be in Kafka: both may be given back */
     struct {
         bool found;
         int64_t kind, price;
@@ -107,11 +109,67 @@ static void accepted(struct gift *gift, int64_t price, int64_t quantity, bool re
     done(gift);
 }
 
+/* ---- what the trade row says of a key whose marker may be gone ---- */
+
+/* thread: database */
+static enum gf_class read_trade(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
+{
+    struct gift *gift = of_job(job);
+    struct gf_sql_result *result = NULL;
+    struct gf_buf text;
+    enum gf_class class;
+    const char *fp;
+    size_t len;
+
+    gf_buf_init(&text, 256);
+    gf_buf_adds(&text, "SELECT kind, price, fp FROM trade WHERE request_id=");
+    gf_buf_add_xhex(&text, gift->command.request_id.b, sizeof(gift->command.request_id.b));
+    gf_buf_adds(&text, " AND user_id=");
+    gf_buf_add_i64(&text, gift->command.user_id);
+    GF_ASSERT(gf_buf_ok(&text));
+    class = gf_sql_query(sql, text.data, text.len, &result, error_r);
+    gf_buf_free(&text);
+    if (class != GF_OK)
+        return class;
+    gift->trade.found = gf_sql_next(result);
+    if (gift->trade.found) {
+        gift->trade.kind = gf_sql_i64(result, 0);
+        gift->trade.price = gf_sql_i64(result, 1);
+        fp = gf_sql_bytes(result, 2, &len);
+        if (len == sizeof(gift->trade.fp))
+            memcpy(gift->trade.fp, fp, len);
+    }
+    gf_sql_result_free(&result);
+    return GF_OK;
+}
+
+static void look_at_trade(struct gift *gift, void (*on_done)(struct gf_job *, enum gf_class, const struct gf_error *))
+{
+    gift->job.run = read_trade;
+    gift->job.on_done = on_done;
+    if (gf_db_submit(gift->ingest->db, &gift->job) != GF_OK)
+        unavailable(gift, "the key's history cannot be read");
+}
+
+/* False: no trade has this key. Else the gift was answered. */
+static bool answered_by_trade(struct gift *gift, enum gf_class class)
+{
+    if (class != GF_OK)
+        unavailable(gift, "the key's history cannot be read");
+    else if (!gift->trade.found)
+        return false;
+    else if (gift->trade.kind == GF_KIND_GIFT && memcmp(gift->trade.fp, gift->command.fp, sizeof(gift->trade.fp)) == 0)
+        accepted(gift, gift->trade.price, gift->quantity, true);
+    else
+        refuse(gift, gift->reserve.lookup ? gift->problem : GF_PROBLEM_MISMATCH);
+    return true;
+}
+
 /* ---- Kafka ---- */
 
 static void give_back(struct gift *gift)
 {
-    if (gift->held)
+    if (gift->first)
         gf_balance_abort(gift->ingest->balance, &gift->reserve);
 }
 
@@ -206,20 +264,44 @@ static void load_balance(struct gift *gift)
         unavailable(gift, "the balance does not settle down");
 }
 
-static void refuse_insufficient(struct gift *gift, int64_t available)
+static void refuse_by_wallet(struct gift *gift)
 {
     char detail[128];
 
     snprintf(detail, sizeof(detail), "%lld coins are needed, %lld are available", (long long)gift->reserve.amount,
-             (long long)available);
-    refuse_with(gift, GF_PROBLEM_INSUFFICIENT_BALANCE, (struct gf_problem_opts){.detail = detail});
+             (long long)gift->available);
+    refuse_with(gift, gift->problem,
+                (struct gf_problem_opts){.detail = gift->problem == GF_PROBLEM_INSUFFICIENT_BALANCE ? detail : NULL});
+}
+
+static void on_refusal_looked_at(struct gf_job *job, enum gf_class class, const struct gf_error *error)
+{
+    struct gift *gift = of_job(job);
+
+    (void)error;
+    if (!answered_by_trade(gift, class))
+        refuse_by_wallet(gift);
+}
+
+/* Who has paid with this key must not hear that he cannot, or he pays again with another one (F15): its first call may have been
+ * settled by now, and its marker be gone, or never have learned of the 202. */
+static void refuse_unless_settled(struct gift *gift, enum gf_problem problem, int64_t available)
+{
+    gift->problem = problem;
+    gift->available = available;
+    if (gift->reserve.keyless)
+        refuse_by_wallet(gift); /* the key is new: we have made it */
+    else
+        look_at_trade(gift, on_refusal_looked_at);
 }
 
 static void judge(struct gift *gift, const struct gf_reserve_reply *reply)
 {
     switch (reply->answer) {
     case GF_RESERVED_OK:
+    case GF_RESERVED_TAKEN_OVER:
         gift->held = true;
+        gift->first = reply->answer == GF_RESERVED_OK && gift->tries == 0; /* a repeated call may find its own take-over */
         GF_POINT(ingest_reserve_after);
         gift->reserve.price = reply->price; /* a first call's, if this one has taken it over */
         gift->reserve.quantity = reply->quantity;
@@ -252,13 +334,13 @@ static void judge(struct gift *gift, const struct gf_reserve_reply *reply)
                     (struct gf_problem_opts){.retry_after_s = (reply->wait_ms + 999) / 1000});
         break;
     case GF_RESERVED_FROZEN:
-        refuse(gift, GF_PROBLEM_WALLET_FROZEN);
+        refuse_unless_settled(gift, GF_PROBLEM_WALLET_FROZEN, 0);
         break;
     case GF_RESERVED_BUSY:
         refuse(gift, GF_PROBLEM_TOO_MANY_IN_FLIGHT);
         break;
     case GF_RESERVED_INSUFFICIENT:
-        refuse_insufficient(gift, reply->available);
+        refuse_unless_settled(gift, GF_PROBLEM_INSUFFICIENT_BALANCE, reply->available);
         break;
     }
 }
@@ -290,51 +372,13 @@ static void reserve(struct gift *gift)
 
 /* ---- keys older than their markers ---- */
 
-/* thread: database */
-static enum gf_class read_trade(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
-{
-    struct gift *gift = of_job(job);
-    struct gf_sql_result *result = NULL;
-    struct gf_buf text;
-    enum gf_class class;
-    const char *fp;
-    size_t len;
-
-    gf_buf_init(&text, 256);
-    gf_buf_adds(&text, "SELECT kind, price, fp FROM trade WHERE request_id=");
-    gf_buf_add_xhex(&text, gift->command.request_id.b, sizeof(gift->command.request_id.b));
-    gf_buf_adds(&text, " AND user_id=");
-    gf_buf_add_i64(&text, gift->command.user_id);
-    GF_ASSERT(gf_buf_ok(&text));
-    class = gf_sql_query(sql, text.data, text.len, &result, error_r);
-    gf_buf_free(&text);
-    if (class != GF_OK)
-        return class;
-    gift->trade.found = gf_sql_next(result);
-    if (gift->trade.found) {
-        gift->trade.kind = gf_sql_i64(result, 0);
-        gift->trade.price = gf_sql_i64(result, 1);
-        fp = gf_sql_bytes(result, 2, &len);
-        if (len == sizeof(gift->trade.fp))
-            memcpy(gift->trade.fp, fp, len);
-    }
-    gf_sql_result_free(&result);
-    return GF_OK;
-}
-
 static void on_trade_read(struct gf_job *job, enum gf_class class, const struct gf_error *error)
 {
     struct gift *gift = of_job(job);
 
     (void)error;
-    if (class != GF_OK)
-        unavailable(gift, "the key's history cannot be read");
-    else if (!gift->trade.found)
+    if (!answered_by_trade(gift, class))
         reserve(gift);
-    else if (gift->trade.kind == GF_KIND_GIFT && memcmp(gift->trade.fp, gift->command.fp, sizeof(gift->trade.fp)) == 0)
-        accepted(gift, gift->trade.price, gift->quantity, true);
-    else
-        refuse(gift, gift->reserve.lookup ? gift->problem : GF_PROBLEM_MISMATCH);
 }
 
 /* A v7 key tells its age: when its marker may be gone, the trade row remembers. */
@@ -348,14 +392,10 @@ static bool outlived_marker(const struct gift *gift)
 
 static void look_up_key(struct gift *gift)
 {
-    if (!outlived_marker(gift)) {
+    if (outlived_marker(gift))
+        look_at_trade(gift, on_trade_read);
+    else
         reserve(gift);
-        return;
-    }
-    gift->job.run = read_trade;
-    gift->job.on_done = on_trade_read;
-    if (gf_db_submit(gift->ingest->db, &gift->job) != GF_OK)
-        unavailable(gift, "the key's history cannot be read");
 }
 
 /* ---- catalogue ---- */

@@ -303,6 +303,33 @@ def test_a_key_older_than_its_marker_is_looked_up(stack):
     refused(post(stack, user, {**GOOD, "quantity": 2}, key=key), 422, "idempotency_mismatch")
 
 
+@pytest.mark.parametrize("marker", ["never learned of the 202", "gone"])
+@pytest.mark.parametrize("trouble", ["spent", "frozen"])
+def test_who_has_paid_is_not_refused_when_he_asks_again(stack, marker, trouble):
+    """F15: a 402 or 403 would make him pay with a new key. The process that took the first call died before it could mark it as answered, or Redis
+    has forgotten it; it is settled."""
+    user, key = stack.new_user(coins=90), uuid7()
+    assert post(stack, user, GOOD, key=key)[0] == 202
+    assert stack.outcome(user, key)["balance_after"] == 0
+    wait_until(lambda: cache.read(stack, user)["h"] == 0, what="the hold is released")
+    value = wait_until(lambda: (v := cache.of_user(stack, user, "GET", cache.marker_key(user, key)))[:1] == b"A" and v, what="the marker is an answered one's")
+    if marker == "gone":
+        assert cache.of_user(stack, user, "DEL", cache.marker_key(user, key)) == 1
+    else:
+        overdue = b"P" + (1).to_bytes(8, "little") + value[9:]
+        assert cache.of_user(stack, user, "SET", cache.marker_key(user, key), overdue, "PX", 900000) == b"OK"
+    if trouble == "frozen":
+        stack.outcome(user, stack.adjust(user, 1000))
+        assert stack.admin("POST", f"/admin/v1/wallets/{user}/freeze")[0] == 200
+        wait_until(lambda: post(stack, user, GOOD)[2].get("code") == "wallet_frozen", what="the freeze is seen")
+    else:
+        refused(post(stack, user, GOOD), 402, "insufficient_balance")
+    status, headers, answer = post(stack, user, GOOD, key=key)
+    assert (status, headers.get("idempotency-replayed"), answer) == (202, "true", {"request_id": key, "status": "accepted", "price": 90, "quantity": 1, "amount": 90})
+    refused(post(stack, user, {**GOOD, "quantity": 2}, key=key), 422, "idempotency_mismatch")
+    assert len(trades(stack, user, key)) == 1
+
+
 def test_a_replay_survives_a_change_of_price_and_the_end_of_the_gift(stack):
     user, gift, key = stack.new_user(coins=1_000_000), stack.new_id(), uuid7()
     assert stack.admin("POST", "/admin/v1/gifts", {"gift_id": gift, "name": "g", "price": 70})[0] == 201

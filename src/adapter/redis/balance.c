@@ -80,6 +80,7 @@ static bool read_answer(const char *text, size_t i, struct gf_reserve_reply *rep
     *reply_r = (struct gf_reserve_reply){.answer = (enum gf_reserved)(at[0] & ~ANSWER_REPLACED)};
     switch (reply_r->answer) {
     case GF_RESERVED_OK:
+    case GF_RESERVED_TAKEN_OVER:
     case GF_RESERVED_REPLAY:
         reply_r->price = x;
         reply_r->quantity = gf_take_i64(at + 9);

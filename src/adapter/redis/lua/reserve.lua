@@ -29,7 +29,7 @@ local function judge_marker(m, w, q, at, amount)
   end
   if held or amount < 0 then
     call('PSETEX', q, marker_ttl, P .. sub(blob, at + 24, at + 39) .. terms)
-    return '\1' .. terms
+    return '\13' .. terms
   end
 end
 
@@ -97,7 +97,7 @@ local function judge(w, q, d, at, amount)
   write(h + amount, holds .. sub(blob, at, at + 23) .. due)
   call('PSETEX', q, marker_ttl, P .. sub(blob, at + 24, at + 55))
   if d then call('PSETEX', d, click_ttl, id) end
-  return (odd and '\129' or '\1') .. sub(blob, at + 40, at + 55)
+  return (odd and '\129' or m and '\13' or '\1') .. sub(blob, at + 40, at + 55)
 end
 
 -- The common case in three calls: nothing stands against the request and there is no marker, so all rules agree.
