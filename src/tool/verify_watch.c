@@ -30,6 +30,7 @@ struct round { /* over everything; goes on where it was, turn by turn */
     int64_t user_id;         /* wallets up to this one are done */
     int log;                 /* history: index of the log at hand */
     struct verify_part part; /* of it */
+    int64_t to;              /* of it: what was settled when its turn came */
     int64_t violations;      /* when the round began */
 };
 
@@ -87,7 +88,8 @@ static enum gf_class connect_mysql(struct verify *verify)
 {
     enum gf_class class;
 
-    if (verify->sql != NULL && !gf_sql_lost(verify->sql))
+    /* A session that only reads is told by nobody that its server is no longer the primary. */
+    if (verify->sql != NULL && !gf_sql_lost(verify->sql) && gf_sql_ping(verify->sql, &verify->error) == GF_OK)
         return GF_OK;
     gf_sql_close(&verify->sql);
     class = gf_sql_connect(verify->config, GF_SQL_PLAIN, &verify->sql, &verify->error);
@@ -228,8 +230,12 @@ static void begin_log(struct watcher *watcher)
     struct round *round = &watcher->round;
 
     round->part = (struct verify_part){.heads = watcher->old_heads};
-    if (round->log < watcher->part_count)
-        round->part.log = watcher->parts[round->log].log;
+    if (round->log < watcher->part_count) {
+        const struct verify_part *followed = &watcher->parts[round->log];
+
+        round->part.log = followed->log;
+        round->to = followed->from + followed->left; /* what comes later is followed: a busy log would have no end */
+    }
 }
 
 static enum gf_class check_history(struct watcher *watcher, bool *done_r)
@@ -241,7 +247,7 @@ static enum gf_class check_history(struct watcher *watcher, bool *done_r)
     if (*done_r)
         return GF_OK;
     class = check_part(&watcher->watch, &round->part);
-    if (class == GF_OK && round->part.left <= 0) {
+    if (class == GF_OK && (round->part.left <= 0 || round->part.from >= round->to)) {
         round->log++;
         begin_log(watcher);
     }
@@ -252,7 +258,6 @@ static void begin_round(struct watcher *watcher)
 {
     watcher->round = (struct round){.violations = atomic_load(&violations)};
     memset(watcher->old_heads, 0, VERIFY_HEADS * sizeof(watcher->old_heads[0]));
-    begin_log(watcher);
 }
 
 static void end_round(struct watcher *watcher)
@@ -287,8 +292,8 @@ static enum gf_class go_on(struct watcher *watcher, bool *ended_r)
     *ended_r = watcher->round.stage == STAGE_HISTORY;
     if (*ended_r)
         end_round(watcher);
-    else
-        watcher->round.stage++;
+    else if (++watcher->round.stage == STAGE_HISTORY)
+        begin_log(watcher);
     return GF_OK;
 }
 

@@ -241,6 +241,33 @@ def test_drift_in_mysql_raises_the_alarm_and_is_left_alone(live):
             live.start(name)
 
 
+def test_the_first_round_looks_at_the_first_log_too(live):
+    users = live.new_users(40, 1000)
+    live.produce_many([(user, live.gift_command(user, gift_id=1, price=1)) for user in users] * 5)
+    live.drain()
+    for name in ("settle-1", "settle-2", "sweep-1"):
+        live.stop(name)
+    db = live.connect_db(user="root")
+    try:
+        with db.cursor() as cursor:
+            cursor.execute(f"SELECT log, off, balance_after, (SELECT MIN(log) FROM progress) AS first FROM trade WHERE {SETTLED}")
+            row = cursor.fetchone()
+            assert row["log"] == row["first"]
+            cursor.execute("SET check_constraint_checks = 0")
+            assert cursor.execute("UPDATE trade SET balance_after = balance_after + 1 WHERE log = %s AND off = %s", (row["log"], row["off"])) == 1
+            try:
+                with Watch(live, "--rate", 1_000_000, "--redis=no", "--interval", 3600) as watch:
+                    wait_until(lambda: watch.metrics()["full_passes_total"] == 1, 240, "the first round")  # the second one is an hour away
+                    assert set(watch.alarms()) == {"statement_chain", "hash_chain"}, watch.log()
+                    assert watch.stop() == 3
+            finally:
+                cursor.execute("UPDATE trade SET balance_after = %s WHERE log = %s AND off = %s", (row["balance_after"], row["log"], row["off"]))
+    finally:
+        db.close()
+        for name in ("settle-1", "settle-2", "sweep-1"):
+            live.start(name)
+
+
 def test_it_reads_no_faster_than_it_may(live):
     users = live.new_users(50, 10)
     live.produce_many([(user, live.gift_command(user, gift_id=1, price=1)) for user in users] * 10)
