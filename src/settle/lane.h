@@ -19,7 +19,8 @@ struct shared {
     atomic_int partitions_seen; /* what Kafka last said the topic has; 0: not asked yet (F4) */
     pthread_mutex_t lock;
     struct gf_kafka_admin *admin; /* locks: lock */
-    char stop_reason[200];        /* locks: lock; of the partition that was stopped last */
+    pthread_mutex_t stop_lock;    /* its own: `lock` is held while Kafka is asked, and readiness must not wait for that */
+    char stop_reason[200];        /* locks: stop_lock; of the partition that was stopped last */
 };
 
 /* What the role's thread may read of a lane. */

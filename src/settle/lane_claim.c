@@ -32,9 +32,9 @@ void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...)
         atomic_fetch_add(&lane->status.stopped, 1);
         gf_metric_add(GF_M_SETTLE_STOPPED, 1);
     }
-    pthread_mutex_lock(&shared->lock);
+    pthread_mutex_lock(&shared->stop_lock);
     (void)snprintf(shared->stop_reason, sizeof(shared->stop_reason), "partition %" PRId32 " is stopped: %s", partition, reason);
-    pthread_mutex_unlock(&shared->lock);
+    pthread_mutex_unlock(&shared->stop_lock);
     gf_log(GF_ERROR, "partition_stopped", "topic=%s partition=%" PRId32 " reason=\"%s\"", shared->topic, partition, reason);
 }
 
@@ -177,6 +177,8 @@ static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *st
     }
     GF_POINT(settle_claimed);
     class = ask_partitions(lane, &count, error_r);
+    if (class == GF_OK && count == 0) /* a broker that has just started does not know it yet */
+        class = gf_fail(error_r, GF_RETRY, 0, "kafka does not know topic %s", lane->shared->topic);
     if (class == GF_OK)
         class = lane_watermarks(lane, partition, &low, &high, error_r);
     if (class != GF_OK || !fits(lane, partition, count, low, high))
@@ -202,6 +204,8 @@ int64_t lane_on_assign(void *ctx, int32_t partition)
     *part = (struct part){.assigned = true, .generation = part->generation + 1};
     lane->part_end = partition + 1 > lane->part_end ? partition + 1 : lane->part_end;
     atomic_store(&lane->status.joined, true);
+    if (lane->rejoin || lane_stopping(lane))
+        return GF_KAFKA_SKIP; /* it leaves anyway: no further server is waited for, and the group with it */
     if (take_over(lane, partition, &start, &error) == GF_OK)
         return start;
     gf_log(GF_WARN, "claim_failed", "partition=%" PRId32 " error=\"%s\"", partition, error.text);

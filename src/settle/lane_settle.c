@@ -229,7 +229,8 @@ static enum done settle_window(struct lane *lane, struct part *part)
                " records=%d class=%s error=\"%s\"", part->claim.partition, lane->batch->first_offset, lane->batch->n,
                gf_class_name(class), error.text);
         if (!wait_again(lane, part, generation, attempt, deadline_ms)) {
-            if (careful && class != GF_FATAL)
+            /* A known error is the server's, a lost grant say. Row counts that are not as planned may be the record's. */
+            if (careful && (class != GF_FATAL || error.native != 0))
                 forgive(lane, &claim);
             return DONE_DROPPED;
         }

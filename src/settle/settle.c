@@ -56,9 +56,9 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
             return false;
         if (atomic_load(&status->stopped) == 0)
             continue;
-        pthread_mutex_lock(&settle->shared.lock);
+        pthread_mutex_lock(&settle->shared.stop_lock);
         gf_buf_adds(reason, settle->shared.stop_reason);
-        pthread_mutex_unlock(&settle->shared.lock);
+        pthread_mutex_unlock(&settle->shared.stop_lock);
         return false;
     }
     return true;
@@ -118,6 +118,7 @@ static enum gf_class open_shared(struct settle *settle, const struct gf_config *
     (void)gethostname(host, sizeof(host) - 1);
     (void)snprintf(shared->owner, sizeof(shared->owner), "%.60s:%ld", host, (long)getpid());
     pthread_mutex_init(&shared->lock, NULL);
+    pthread_mutex_init(&shared->stop_lock, NULL);
     shared->ended = gf_async_create(settle->loop, on_ended, settle);
     if (config->settle_publish)
         shared->publisher = publisher_start(config);
@@ -149,6 +150,7 @@ static void close_settle(struct settle *settle)
     gf_ops_close(&settle->ops);
     gf_loop_destroy(&settle->loop);
     pthread_mutex_destroy(&settle->shared.lock);
+    pthread_mutex_destroy(&settle->shared.stop_lock);
 }
 
 static int run(const struct gf_config *config, int argc, char **argv)
