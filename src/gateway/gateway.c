@@ -83,6 +83,7 @@ static void on_drain(void *ctx)
     gf_ops_draining(gateway->ops);
     announce_remove(&gateway->announce);
     gf_http_server_drain(gateway->http);
+    hub_flush(&gateway->hub); /* acknowledged already */
     for (struct hub_client *client = gateway->hub.clients; client != NULL; client = client->next)
         gf_ws_close(client->ws, GATEWAY_CLOSE_RESTART, "restart"); /* they leave in later turns: the list holds */
     gateway->drain_until_ms = gf_clock_mono_ms() + gateway->config->ops_drain_timeout;

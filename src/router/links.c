@@ -2,7 +2,8 @@
 /* Links to gateways. Redis names them (gf<E>:gws, see src/gateway/announce.c); each is told apart by the id that it says in
  * its HELLO, so a new process at an old address is never taken for the old one, nor linked twice. Redis is needed to find
  * new gateways only: a link that stands stays, whatever Redis says.
- * Failures: a link that breaks is tried again with back-off while Redis names the gateway, and forgotten when it does not. */
+ * Failures: a link that breaks is tried again, at once if it stood for a while, then with back-off, while Redis names the
+ * gateway or is away, and forgotten when it does not. */
 #include "router.h"
 
 #include <inttypes.h>
@@ -17,6 +18,7 @@
 #define RETRY_BASE_MS 100
 #define RETRY_MAX_MS 5000
 #define HELLO_MS 10000 /* from the attempt to connect */
+#define STOOD_MS 1000  /* a link that stood so long is made again at once: no loop with a gateway that always breaks it */
 #define GATEWAYS_MAX 4096
 
 struct link_room {
@@ -82,8 +84,11 @@ static void take_hello(struct link *link, const char *bytes, size_t len)
     } else {
         link->state = LINK_UP;
         link->attempts = 0;
+        link->missed = false;
+        link->up_ms = gf_clock_mono_ms();
         gf_metric_set(GF_M_ROUTER_GATEWAYS, ++link->links->up);
         gf_log(GF_INFO, "gateway_linked", "gateway=%s address=%s:%d", link->id, link->host, link->port);
+        link->links->on_change(link->links->ctx);
     }
 }
 
@@ -96,7 +101,7 @@ static void take_ack(struct link *link, const char *bytes, size_t len)
         return;
     }
     link->acked = number;
-    link->links->on_ack(link->links->ctx);
+    link->links->on_change(link->links->ctx);
 }
 
 static void on_message(void *ctx, struct gf_framed *peer, const char *bytes, size_t len)
@@ -114,26 +119,40 @@ static void on_message(void *ctx, struct gf_framed *peer, const char *bytes, siz
         gf_framed_close(peer, "malformed message");
 }
 
+static bool owes(const struct link *link)
+{
+    return link->state == LINK_UP && link->acked < link->sent;
+}
+
+static void connect_link(struct link *link);
+
 static void on_close(void *ctx, struct gf_framed *peer, const char *reason)
 {
     struct link *link = ctx;
     struct links *links = link->links;
+    int64_t now_ms = gf_clock_mono_ms();
 
     GF_ASSERT(link->peer == peer);
     if (link->state == LINK_UP)
         gf_metric_set(GF_M_ROUTER_GATEWAYS, --links->up);
     gf_log(link->state == LINK_UP ? GF_WARN : GF_INFO, "gateway_lost", "gateway=%s address=%s:%d reason=\"%s\"", link->id,
            link->host, link->port, reason);
+    links->owed |= owes(link);
+    link->missed = link->state == LINK_UP && link->listed && now_ms >= link->up_ms + STOOD_MS;
+    links->lost |= link->missed;
     link->state = LINK_DOWN;
     link->peer = NULL;
     link->sent = link->acked = 0;
     forget_rooms(link);
     gf_buf_reset(&link->batch);
-    link->retry_ms = gf_clock_mono_ms() + gf_backoff_ms(link->attempts++, RETRY_BASE_MS, RETRY_MAX_MS);
+    if (!link->missed)
+        link->retry_ms = now_ms + gf_backoff_ms(link->attempts++, RETRY_BASE_MS, RETRY_MAX_MS);
     if (!link->listed)
         free_link(links, link);
-    if (links->on_ack != NULL)
-        links->on_ack(links->ctx);
+    else if (link->missed)
+        connect_link(link);
+    if (links->on_change != NULL)
+        links->on_change(links->ctx);
 }
 
 static void connect_link(struct link *link)
@@ -183,11 +202,6 @@ void links_send(struct links *links)
     for (struct link *link = links->all; link != NULL; link = link->next)
         if (link->batch.len > 0)
             send_batch(link);
-}
-
-static bool owes(const struct link *link)
-{
-    return link->state == LINK_UP && link->acked < link->sent;
 }
 
 bool links_acked(const struct links *links)
@@ -301,6 +315,7 @@ static void on_members(void *ctx, const struct gf_reply *reply)
     }
     connect_all(links);
     links->looked = true;
+    links->on_change(links->ctx);
 }
 
 static void look(void *ctx)
@@ -309,6 +324,7 @@ static void look(void *ctx)
     struct gf_redis_arg args[4] = {
         {"ZRANGE", 6}, {links->index_key, strlen(links->index_key)}, {"0", 1}, {"-1", 2}};
 
+    connect_all(links); /* what is known needs no Redis */
     if (links->looking || !gf_redis_up(links->redis))
         return;
     links->looking = gf_redis_command(links->redis, args, GF_COUNT(args), on_members, links) == GF_OK;
@@ -329,7 +345,7 @@ void links_start(struct links *links)
 bool links_settled(const struct links *links)
 {
     for (const struct link *link = links->all; link != NULL; link = link->next)
-        if (link->state == LINK_CONNECTING && link->attempts == 0)
+        if (link->missed || (link->state == LINK_CONNECTING && link->attempts == 0))
             return false;
     return links->looked && links->all != NULL;
 }
@@ -338,7 +354,7 @@ void links_stop(struct links *links)
 {
     struct link *link, *next;
 
-    links->on_ack = NULL;
+    links->on_change = NULL;
     gf_timer_close(&links->timer);
     if (links->redis != NULL)
         gf_redis_close(&links->redis);

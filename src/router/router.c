@@ -5,6 +5,8 @@
  * One batch is on its way at a time: take what is there, send it, wait until every gateway concerned has acknowledged (or is
  * dropped after router.ack_timeout). Only then may its offsets be committed, several times a second. So a notice is repeated,
  * never skipped, when a router dies; while one batch waits the next gathers, which is how batches grow with the load.
+ * A link that is lost is made again at once. Until then, or for router.ack_timeout more, nothing is taken, and the batch that it
+ * owed is taken again, once: its gateway may be alive, with clients that would miss what comes meanwhile.
  * Notices that concern no linked gateway are done with: sockets are best effort plus resume (G4). Owns: consumer, links.
  * Threads: one loop, and the short-lived reader of the incarnation. */
 #include "router.h"
@@ -27,7 +29,8 @@
 #define GROUP "giftflow-router"
 #define QUEUE_BYTES (8 * 1024 * 1024) /* prefetch per partition */
 #define SERVE_MS 500
-#define FIRST_LINKS_MS 2000 /* notices are not dropped before gateways had this long to be found */
+#define FIRST_LINKS_MS 2000 /* notices are not dropped before gateways had this long to be linked */
+#define LATE_MS 1
 #define BATCHES_PER_TURN 8
 #define SEQ_BITS 40
 #define PARTITIONS_MAX 1024
@@ -36,8 +39,9 @@
 
 struct part {
     int32_t partition;
-    int64_t taken;  /* after the last record of the batch on its way; -1: none */
-    int64_t done;   /* acknowledged and not yet committed; -1: nothing */
+    int64_t from, taken; /* the batch on its way: its first record, and after its last one; taken -1: none */
+    int64_t again;       /* the batch from here on was taken again; -1: none */
+    int64_t done;        /* acknowledged and not yet committed; -1: nothing */
 };
 
 struct router {
@@ -56,6 +60,7 @@ struct router {
     int64_t commit_ms;     /* the next commit, not before */
     int64_t hold_until_ms; /* no batch before, unless all gateways are linked */
     bool waiting;          /* a batch is on its way */
+    bool late;             /* for too long, as seen before this turn's acknowledgements */
     bool draining, failed;
     pthread_t reader;
     bool reader_started;
@@ -148,8 +153,10 @@ static int take_batch(struct router *router)
         struct part *part = &router->parts[(router->turn + i) % router->part_count];
         int got = gf_kafka_consumer_take(router->consumer, part->partition, router->messages + count, max - count);
 
-        if (got > 0)
+        if (got > 0) {
+            part->from = router->messages[count].offset;
             part->taken = router->messages[count + got - 1].offset + 1;
+        }
         count += got;
     }
     return count;
@@ -181,6 +188,44 @@ static void finish_batch(struct router *router)
         commit(router);
 }
 
+static void fail(struct router *router, const struct gf_error *error)
+{
+    gf_log(GF_ERROR, "router_failed", "error=\"%s\"", error->text);
+    router->failed = true;
+    gf_loop_stop(router->loop);
+}
+
+/* The batch again, for a gateway that was lost with it. False: it was already, and others do not wait for ever. */
+static bool take_again(struct router *router)
+{
+    struct gf_error error;
+
+    for (int i = 0; i < router->part_count; i++)
+        if (router->parts[i].taken >= 0 && router->parts[i].again == router->parts[i].from)
+            return false;
+    for (int i = 0; i < router->part_count; i++) {
+        struct part *part = &router->parts[i];
+
+        if (part->taken < 0)
+            continue;
+        if (gf_kafka_consumer_seek(router->consumer, part->partition, part->from, &error) != GF_OK)
+            fail(router, &error); /* who starts next reads it from the committed offset */
+        part->again = part->from;
+        part->taken = -1;
+    }
+    return true;
+}
+
+/* Nobody owes an acknowledgement of it any more. */
+static void end_batch(struct router *router)
+{
+    bool owed = router->links.owed;
+
+    router->links.owed = false;
+    if (!owed || router->draining || !take_again(router))
+        finish_batch(router);
+}
+
 static bool may_consume(struct router *router)
 {
     if (router->consumer == NULL || router->draining || router->waiting)
@@ -210,23 +255,29 @@ static void pump(struct router *router)
         gf_kafka_batch_free(router->messages, count);
         links_send(&router->links);
         if (links_acked(&router->links)) {
-            finish_batch(router); /* it concerned nobody */
+            end_batch(router); /* it concerned nobody */
         } else {
             router->waiting = true;
+            router->late = false;
             gf_timer_reset(router->ack, router->config->router_ack_timeout, 0);
         }
     }
 }
 
-static void on_ack(void *ctx)
+static void on_links_change(void *ctx)
 {
     struct router *router = ctx;
 
-    if (!router->waiting || !links_acked(&router->links))
+    if (router->links.lost)
+        router->hold_until_ms = gf_clock_mono_ms() + router->config->router_ack_timeout;
+    router->links.lost = false;
+    if (router->waiting && links_acked(&router->links)) {
+        router->waiting = false;
+        gf_timer_reset(router->ack, INT32_MAX, 0);
+        end_batch(router);
+    } else if (router->consumer != NULL && router->hold_until_ms == 0) {
         return;
-    router->waiting = false;
-    gf_timer_reset(router->ack, INT32_MAX, 0);
-    finish_batch(router);
+    }
     gf_async_wake(router->again); /* not from here: this may run inside links_send */
 }
 
@@ -234,8 +285,14 @@ static void on_ack_timeout(void *ctx)
 {
     struct router *router = ctx;
 
-    if (router->waiting)
-        links_drop_late(&router->links); /* their end comes as on_ack */
+    if (!router->waiting)
+        return;
+    if (router->late) {
+        links_drop_late(&router->links); /* their end comes as on_links_change */
+        return;
+    }
+    router->late = true; /* timers run before sockets are read: after a long turn the answer may be there */
+    gf_timer_reset(router->ack, LATE_MS, 0);
 }
 
 /* ---- the consumer */
@@ -245,7 +302,7 @@ static int64_t on_assign(void *ctx, int32_t partition)
     struct router *router = ctx;
 
     GF_ASSERT(router->part_count < PARTITIONS_MAX);
-    router->parts[router->part_count++] = (struct part){.partition = partition, .taken = -1, .done = -1};
+    router->parts[router->part_count++] = (struct part){.partition = partition, .taken = -1, .again = -1, .done = -1};
     return GF_KAFKA_STORED;
 }
 
@@ -264,13 +321,6 @@ static void on_revoke(void *ctx, int32_t partition, bool lost)
         *part = router->parts[--router->part_count];
         return;
     }
-}
-
-static void fail(struct router *router, const struct gf_error *error)
-{
-    gf_log(GF_ERROR, "router_failed", "error=\"%s\"", error->text);
-    router->failed = true;
-    gf_loop_stop(router->loop);
 }
 
 static void start_consumer(struct router *router)
@@ -314,8 +364,11 @@ static void on_again(void *ctx)
 {
     struct router *router = ctx;
 
-    if (router->consumer == NULL && !router->draining && atomic_load(&router->incarnation) != 0) {
-        router->hold_until_ms = gf_clock_mono_ms() + FIRST_LINKS_MS;
+    /* Not before Redis has named the gateways: notices that we cannot deliver are another router's, or wait in Kafka. Where it
+     * names none, it may have been flushed, and they have not announced themselves again. */
+    if (router->consumer == NULL && !router->draining && atomic_load(&router->incarnation) != 0 && router->links.looked) {
+        router->hold_until_ms = gf_clock_mono_ms() + FIRST_LINKS_MS +
+                                (router->links.all == NULL ? router->config->gateway_announce : 0);
         start_consumer(router);
         if (router->consumer != NULL)
             router->poll = gf_poll_start(router->loop, gf_kafka_consumer_fd(router->consumer), serve, router);
@@ -334,6 +387,8 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
     if (atomic_load(&router->incarnation) == 0) {
         gf_buf_adds(reason, "mysql has not said the incarnation of the notices topic");
         gf_sql_add_trouble(reason);
+    } else if (!router->links.looked) {
+        gf_buf_adds(reason, "redis has not named the gateways");
     } else {
         gf_buf_adds(reason, "kafka has assigned no partition");
     }
@@ -367,7 +422,7 @@ static enum gf_class start(struct router *router, struct gf_error *error_r)
         return class;
     router->messages = gf_xcalloc((size_t)config->router_batch, sizeof(router->messages[0]));
     gf_buf_init(&router->frame, 2 * GF_NOTICE_MAX);
-    router->links = (struct links){.loop = router->loop, .config = config, .on_ack = on_ack, .ctx = router};
+    router->links = (struct links){.loop = router->loop, .config = config, .on_change = on_links_change, .ctx = router};
     router->again = gf_async_create(router->loop, on_again, router);
     router->serve = gf_timer_start(router->loop, SERVE_MS, SERVE_MS, serve, router);
     router->ack = gf_timer_start(router->loop, INT32_MAX, 0, on_ack_timeout, router);

@@ -407,3 +407,56 @@ def test_without_redis_frames_still_arrive_and_the_entry_comes_back(live):
     rooms = [json.loads(live.redis("GET", key))["rooms"] for key in keys]
     assert any(room in r for r in rooms), rooms
     client.close()
+
+
+# -- links that break; each on a stack of its own, with little patience
+
+ALONE = {"ingest": 0, "settle": 0, "sweep": 0, "router": 1, "gateway": 1}
+
+
+def came(client, *records):
+    """Until each of these notices was seen; repeats are what clients have to expect."""
+    missing = {id_of(record) for record in records}
+
+    def all_came():
+        try:
+            missing.discard(client.recv_frame(0.5).get("id"))
+        except TimeoutError:
+            pass
+        return not missing
+
+    wait_until(all_came, 60, "every notice on the screen")
+
+
+@pytest.mark.parametrize("redis", [True, False], ids=["with redis", "without redis"])
+def test_a_gateway_that_was_frozen_has_missed_nothing(make_stack, redis):
+    stack = make_stack(roles=ALONE, settings={"gateway.ping": "10m", "router.ack_timeout": "5s"}, gifts=False)
+    room = stack.new_id()
+    with stack.ws(1, room) as client:
+        known(stack, (client, room))
+        if not redis:
+            stack.kill("redis")
+        with stack.frozen("gateway-1"):
+            owed, later = notice(5556, room, 1), notice(5556, room, 1)
+            publish(stack, owed)
+            wait_until(lambda: stack.metrics("router-1")["giftflow_router_ack_timeouts_total"] >= 1, 60, "the router gives the link up")
+            publish(stack, later)
+        came(client, owed, later)
+    if not redis:
+        stack.start("redis")
+
+
+def test_a_router_that_starts_without_redis_drops_nothing(make_stack):
+    stack = make_stack(roles=ALONE, settings={"gateway.ping": "10m", "gateway.announce": "500ms"}, gifts=False)
+    room = stack.new_id()
+    with stack.ws(1, room) as client:
+        known(stack, (client, room))
+        stack.kill("router-1")
+        stack.kill("redis")
+        stack.start("router-1", wait=False)
+        record = notice(5556, room, 1)
+        publish(stack, record)
+        wait_until(lambda: "redis" in str(stack.http("GET", "/readyz", base=stack.ops_url("router-1"))[2]), 60, "the router waits for redis")
+        time.sleep(4)  # longer than it would hold them for links that it knows
+        stack.start("redis")
+        came(client, record)
