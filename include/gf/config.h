@@ -86,7 +86,7 @@
     X(redis, password_file, TEXT, "", 0, 500, "file with the password; empty: none")                                 \
     X(redis, epoch, INT, "1", 1, 1000000, "prefix gf<epoch>: of every key; raise it after a MySQL restore")          \
     X(redis, timeout, MS, "2s", 50, 60000, "deadline of one command")                                                \
-    X(router, ack_timeout, MS, "2s", 50, 60000, "a gateway that does not acknowledge in time is reconnected")        \
+    X(router, ack_timeout, MS, "2s", 50, 60000, "a gateway that does not acknowledge in time is linked again; notices wait as long, at most, for one that was lost") \
     X(router, discover, MS, "1s", 50, 60000, "how often gateways are looked up in Redis")                            \
     X(router, batch, INT, "2000", 1, 100000, "notices handled at a time")                                            \
     X(settle, lanes, INT, "2", 1, 64, "settlement threads, each with one MySQL connection and its partitions")       \
