@@ -79,7 +79,8 @@ struct gf_kafka_consumer;
 typedef int64_t (*gf_kafka_assign_fn)(void *ctx, int32_t partition);
 /* Comes for every partition of the assignment, those that on_assign skipped included. */
 typedef void (*gf_kafka_revoke_fn)(void *ctx, int32_t partition, bool lost);
-/* An offset that is out of range or another broken promise of the log: the partition is stopped. */
+/* An offset that is out of range, bytes that cannot be read, or another broken promise of the log: the partition is stopped. Not for
+ * partitions that began at GF_KAFKA_STORED. */
 typedef void (*gf_kafka_broken_fn)(void *ctx, int32_t partition, const char *reason);
 
 struct gf_kafka_consumer_opts {

@@ -699,6 +699,14 @@ def user_of(stack, partition, count=2):
             return user
 
 
+def is_stopped_because(stack, reason):
+    try:
+        status, _, text = stack.http("GET", "/readyz", base=stack.ops_url("settle-1"), timeout=5)
+    except OSError:
+        return False
+    return status == 503 and reason in str(text)
+
+
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -720,14 +728,7 @@ def test_a_log_that_does_not_fit_stops_its_partition_and_no_other(stoppable, cha
     stack.dev("start", "settle-1", "--no-wait")
     stack._read_env()
 
-    def told():
-        try:
-            status, _, text = stack.http("GET", "/readyz", base=stack.ops_url("settle-1"), timeout=5)
-        except OSError:
-            return False
-        return status == 503 and reason in str(text)
-
-    wait_until(told, 60, f"readiness says: {reason}")
+    wait_until(lambda: is_stopped_because(stack, reason), 60, f"readiness says: {reason}")
     wait_until(lambda: outcome(stack, commands[1]["request_id"], neighbour) == "settled", what="the neighbour's gift")
     assert trade(stack, commands[0]["request_id"], victim) is None
     wait_until(lambda: stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 1, what="one partition counts as stopped")
@@ -740,6 +741,39 @@ def test_a_log_that_does_not_fit_stops_its_partition_and_no_other(stoppable, cha
     if reason != "no live log":
         stack.start("settle-1")
     wait_until(lambda: outcome(stack, commands[0]["request_id"], victim) == "settled", 60, "the victim's gift")
+
+
+def test_a_record_that_kafka_cannot_give_back_stops_its_partition(stoppable):
+    """Nothing accepted is passed over: behind a batch whose checksum is wrong, nothing is settled before somebody has looked."""
+    stack = stoppable
+    user = user_of(stack, 0)
+    fund(stack, [user], 1000)
+    stack.stop("settle-1")
+    commands = [stack.gift_command(user) for _ in range(3)]
+    for command in commands:
+        stack.produce(str(user), command)
+    segment = next(path for path in stack.dir.rglob("giftflow.commands-0/*.log") if commands[1]["request_id"].encode() in path.read_bytes())
+    at = segment.read_bytes().index(commands[1]["request_id"].encode())
+
+    def write(byte):
+        with segment.open("r+b") as file:
+            file.seek(at)
+            file.write(byte)
+
+    right = commands[1]["request_id"][:1].encode()
+    write(b"1" if right == b"0" else b"0")
+    try:
+        stack.start("settle-1", wait=False)
+        wait_until(lambda: is_stopped_because(stack, "failed CRC32C check"), 60, "readiness says why")
+        assert [outcome(stack, command["request_id"], user) for command in commands[1:]] == [None, None]
+        assert stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 1
+    finally:
+        write(right)
+    stack.stop("settle-1")
+    stack.start("settle-1")
+    wait_until(lambda: outcome(stack, commands[2]["request_id"], user) == "settled", 60, "the last gift, once the batch is whole")
+    assert [outcome(stack, command["request_id"], user) for command in commands] == ["settled"] * 3
+    check_books(stack)
 
 
 def test_a_fenced_process_drops_its_work(stoppable):

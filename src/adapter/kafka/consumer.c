@@ -5,8 +5,9 @@
  * and a caller that takes less than everything must come again by itself: nothing wakes it for what it left behind.
  * Memory: librdkafka counts values alone, asks for more below its limit, and a record of 230 bytes costs it 600. So its limit is
  * half of what the caller allows, and one fetch may bring an eighth, which compression may have made of four times as much.
- * Failures: what a partition's log breaks (offset out of range) stops that partition and calls on_broken; the group's
- * transient errors are RETRY; only a fatal client error or an authorisation error is FATAL. */
+ * Failures: what a partition's log breaks (an offset out of range, bytes that cannot be read) stops that partition and calls
+ * on_broken; where the group's offsets are followed it is only told, and reading goes on. The group's transient errors are RETRY;
+ * only a fatal client error or an authorisation error is FATAL. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -34,7 +35,7 @@ struct part {
     int32_t partition;
     rd_kafka_queue_t *queue;
     bool stopped;   /* broken, or a seek did not finish: nothing is taken */
-    bool from_group; /* started at GF_KAFKA_STORED: an offset out of range goes to the end instead of on_broken */
+    bool from_group; /* started at GF_KAFKA_STORED: an offset out of range goes to the end, unreadable bytes are passed over */
 };
 
 struct gf_kafka_consumer {
@@ -315,20 +316,38 @@ enum gf_class gf_kafka_consumer_serve(struct gf_kafka_consumer *consumer, struct
     return class;
 }
 
+/* Bytes of the log that librdkafka could not read; it goes on behind them. */
+static bool is_unreadable(rd_kafka_resp_err_t err)
+{
+    static const rd_kafka_resp_err_t errs[] = {
+        RD_KAFKA_RESP_ERR__BAD_MSG,         RD_KAFKA_RESP_ERR__BAD_COMPRESSION,
+        RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED, /* a format or a codec that is not built in */
+        RD_KAFKA_RESP_ERR__PARTIAL,         RD_KAFKA_RESP_ERR__UNDERFLOW,
+        RD_KAFKA_RESP_ERR_INVALID_MSG,      RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE,
+        RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE};
+
+    for (size_t i = 0; i < GF_COUNT(errs); i++)
+        if (errs[i] == err)
+            return true;
+    return false;
+}
+
 static void handle_error(struct gf_kafka_consumer *consumer, struct part *part, const rd_kafka_message_t *message)
 {
+    bool out_of_range = message->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET ||
+                        message->err == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
     struct gf_error error;
 
     if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
         return;
-    if (message->err != RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET && message->err != RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE) {
-        gf_log(GF_WARN, "partition_read_failed", "partition=%" PRId32 " error=\"%s\"", part->partition,
-               rd_kafka_err2str(message->err));
-        return; /* librdkafka goes on fetching by itself */
-    }
-    if (!part->from_group) {
+    if (!part->from_group && (out_of_range || is_unreadable(message->err))) {
         break_part(consumer, part, rd_kafka_message_errstr(message));
         return;
+    }
+    if (!out_of_range) {
+        gf_log(GF_WARN, "partition_read_failed", "partition=%" PRId32 " error=\"%s\" reason=\"%s\"", part->partition,
+               rd_kafka_err2str(message->err), rd_kafka_message_errstr(message));
+        return; /* librdkafka goes on fetching by itself */
     }
     gf_log(GF_WARN, "partition_skipped_to_end", "partition=%" PRId32 " reason=\"%s\"", part->partition,
            rd_kafka_message_errstr(message));
