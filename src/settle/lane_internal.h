@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* What the four files of a lane share. lane.c: the thread, its turns, joining and leaving the group. lane_claim.c: what
+/* What the five files of a lane share. lane.c: the thread, its turns, joining and leaving the group. lane_claim.c: what
  * happens when a partition comes or goes. lane_settle.c: records of a partition, from Kafka to what follows the commit.
- * lane_republish.c: what Redis is told again.
+ * lane_notices.c: what clients are told. lane_republish.c: what Redis is told again.
  * Thread: the lane's, for everything here. */
 #include "batch.h"
 #include "lane.h"
@@ -63,6 +63,12 @@ struct lane {
     int64_t lag_looked_ms;
 };
 
+/* After a pause a partition may have gone, or have come back as another claim. */
+static inline bool lane_is_mine(const struct part *part, uint32_t generation)
+{
+    return part->owned && part->generation == generation;
+}
+
 /* lane.c */
 /* Serves group and producer for `ms`; callbacks of a rebalance may run inside. */
 void lane_pause(struct lane *lane, int64_t ms);
@@ -97,6 +103,15 @@ void lane_publish_end(struct lane *lane);
 void lane_republish_begin(struct lane *lane, struct part *part);
 bool lane_republish_claimed(struct lane *lane, struct part *part);
 bool lane_republish_dropped(struct lane *lane, struct part *part);
+
+/* lane_notices.c. Notify: of the batch that was committed. Again: of [from, next), from MySQL, for the tracker. Tend: acknowledged
+ * ones move claim.notified, lost ones are made again. Wait: until there is room for more; false: the partition was taken away
+ * meanwhile. Write: how far they got, if no batch carries it. */
+void lane_notify(struct lane *lane, struct part *part);
+void lane_notices_again(struct lane *lane, struct part *part, struct tracker *tracker, int64_t from, int64_t next);
+void lane_tend_notices(struct lane *lane, struct part *part);
+bool lane_wait_for_notices(struct lane *lane, struct part *part);
+void lane_write_notified(struct lane *lane, struct part *part);
 
 /* lane_settle.c: one step for one partition; true if there may be more to do at once. */
 bool lane_serve_part(struct lane *lane, int32_t partition);

@@ -20,7 +20,6 @@
 #define BACKOFF_MS 20
 #define BACKOFF_MAX_MS 2000
 #define FILL_MS 250 /* most that a batch waits for records that the log is known to have */
-#define NOTIFIED_IDLE_MS 200 /* notified_offset alone is written when this long nothing carried it */
 #define COMMIT_MS 1000       /* how often Kafka is told the offset, for lag tools */
 #define TRIES_MAX 5
 #define CAREFUL_WINDOW 200 /* records of one try: a stall that is nobody's fault costs 250 short transactions, not 50,000 */
@@ -31,11 +30,6 @@
 #define FENCED_MS 30000     /* fenced out and still assigned after this: claim again */
 
 enum done { DONE_OK, DONE_DROPPED, DONE_REFUSED };
-
-static bool mine(const struct part *part, uint32_t generation)
-{
-    return part->owned && part->generation == generation;
-}
 
 static bool is_careful(const struct part *part)
 {
@@ -52,7 +46,7 @@ static bool wait_again(struct lane *lane, const struct part *part, uint32_t gene
     if (attempt > 0) /* one deadlock is no outage */
         atomic_store(&lane->status.sql_ok, false);
     lane_pause(lane, gf_backoff_ms(attempt < 16 ? attempt : 16, BACKOFF_MS, BACKOFF_MAX_MS));
-    return mine(part, generation) && !lane->rejoin;
+    return lane_is_mine(part, generation) && !lane->rejoin;
 }
 
 /* In the order of users, so that what one wallet had in the whole batch leaves together. */
@@ -77,20 +71,6 @@ static void publish(struct lane *lane)
                                                   .status = has_wallet ? wallet->status : 1});
     }
     lane_publish_end(lane);
-}
-
-static void notify(struct lane *lane, struct part *part)
-{
-    const struct batch *batch = lane->batch;
-    struct tracker *tracker;
-
-    if (!lane->config->settle_notices) {
-        part->claim.notified = part->claim.notified_written = batch->next_offset;
-        return;
-    }
-    tracker = notifier_open(lane->notifier, &part->notices, batch->first_offset, batch->next_offset);
-    notifier_send_all(lane->notifier, tracker, part->claim.log, &batch->plan, store_catalogue(lane->store));
-    notifier_close(lane->notifier, tracker);
 }
 
 static void count_batch(struct lane *lane)
@@ -118,7 +98,7 @@ static void after_commit(struct lane *lane, struct part *part)
     publish(lane);
     stage_end(&lane->stage, STAGE_PUBLISH);
     GF_POINT(settle_publish_queued);
-    notify(lane, part);
+    lane_notify(lane, part);
     stage_end(&lane->stage, STAGE_NOTICES);
     if (now_ms - part->committed_ms < COMMIT_MS)
         return;
@@ -257,69 +237,6 @@ static enum done bury(struct lane *lane, struct part *part)
     return done;
 }
 
-struct sending {
-    struct lane *lane;
-    struct tracker *tracker;
-    int32_t log;
-};
-
-static void send_trade(void *ctx, const struct gf_trade *trade)
-{
-    struct sending *sending = ctx;
-
-    notifier_send(sending->lane->notifier, sending->tracker, sending->log, trade, store_catalogue(sending->lane->store));
-}
-
-static void make_again(struct lane *lane, struct part *part, struct tracker *tracker, int64_t from, int64_t next)
-{
-    struct sending sending = {.lane = lane, .tracker = tracker, .log = part->claim.log};
-    struct store_range range = {.log = part->claim.log, .to = from};
-    enum gf_class class = GF_OK;
-    struct gf_error error;
-
-    while (range.to < next && class == GF_OK) {
-        range.from = range.to;
-        range.to = lane_piece_end(range.from, next, lane_piece(lane));
-        class = store_trades(lane->store, &range, send_trade, &sending, &error);
-    }
-    if (class == GF_OK) {
-        notifier_close(lane->notifier, tracker);
-        return;
-    }
-    gf_log(GF_WARN, "notices_not_derived", "partition=%" PRId32 " offset=%" PRId64 " error=\"%s\"", part->claim.partition,
-           from, error.text);
-    notifier_fail(lane->notifier, tracker);
-    lane_pause(lane, BACKOFF_MS);
-}
-
-/* Acknowledged notices move notified; lost ones are made again. */
-static void tend_notices(struct lane *lane, struct part *part)
-{
-    struct tracker *tracker;
-    int64_t from, next;
-
-    (void)notice_queue_advance(lane->notifier, &part->notices, &part->claim.notified);
-    tracker = notice_queue_again(&part->notices, &from, &next);
-    if (tracker != NULL)
-        make_again(lane, part, tracker, from, next);
-}
-
-/* False: the partition was taken away while its notices were waited for. */
-static bool wait_for_notices(struct lane *lane, struct part *part)
-{
-    uint32_t generation = part->generation;
-
-    while (notifier_blocked(lane->notifier)) {
-        if (lane_stopping(lane) || lane->rejoin)
-            return false; /* what is taken is read again by the next owner */
-        lane_pause(lane, BACKOFF_MS);
-        if (!mine(part, generation))
-            return false;
-        tend_notices(lane, part); /* may pause, too */
-    }
-    return mine(part, generation);
-}
-
 /* All records that were taken, in as many windows as it needs: one, unless MySQL refuses something. */
 static void settle_taken(struct lane *lane, struct part *part)
 {
@@ -329,7 +246,7 @@ static void settle_taken(struct lane *lane, struct part *part)
     for (int at = 0; at < batch->count;) {
         enum done done;
 
-        if (at > 0 && !wait_for_notices(lane, part))
+        if (at > 0 && !lane_wait_for_notices(lane, part))
             return;
         stage_start(&lane->stage);
         batch_window(batch, at, size < batch->count - at ? size : batch->count - at, part->claim.next_offset);
@@ -519,23 +436,11 @@ static bool recover(struct lane *lane, struct part *part)
 
         part->rederive = to; /* before the call, which may pause: afterwards the partition may be a newly claimed one */
         GF_POINT(settle_rederive_before);
-        make_again(lane, part, notifier_open(lane->notifier, &part->notices, from, to), from, to);
+        lane_notices_again(lane, part, notifier_open(lane->notifier, &part->notices, from, to), from, to);
         GF_POINT(settle_rederive_after);
         return true;
     }
     return lane_republish_claimed(lane, part);
-}
-
-static void write_notified(struct lane *lane, struct part *part)
-{
-    int64_t now_ms = gf_clock_mono_ms();
-    struct gf_error error;
-
-    if (part->claim.notified <= part->claim.notified_written || now_ms - part->notified_ms < NOTIFIED_IDLE_MS)
-        return;
-    part->notified_ms = now_ms;
-    if (store_notified(lane->store, &part->claim, &error) != GF_OK)
-        gf_log(GF_WARN, "notified_not_written", "partition=%" PRId32 " error=\"%s\"", part->claim.partition, error.text);
 }
 
 /* Another live log than the one at which it was stopped is the one thing that mends a partition without anybody's doubt: init
@@ -568,7 +473,7 @@ bool lane_serve_part(struct lane *lane, int32_t partition)
     }
     if (!part->owned)
         return false;
-    tend_notices(lane, part);
+    lane_tend_notices(lane, part);
     if (!part->owned || notifier_blocked(lane->notifier))
         return false;
     if (part->rederive < part->recover_to || part->republish < part->recover_to)
@@ -577,6 +482,6 @@ bool lane_serve_part(struct lane *lane, int32_t partition)
     if (take_and_settle(lane, part))
         return true;
     if (part->owned)
-        write_notified(lane, part);
+        lane_write_notified(lane, part);
     return more;
 }
