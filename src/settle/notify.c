@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gf/clock.h"
 #include "gf/hash.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
@@ -20,11 +21,15 @@
 #define CACHE_LINE 64
 #define QUEUE_FULL_TRIES 200
 #define QUEUE_FULL_WAIT_MS 10
+#define AGAIN_MS 50 /* between repeats of a range: what fails at once, a topic that was deleted say, costs MySQL a read each time */
+#define AGAIN_MAX_MS 2000
 
 struct tracker {
     struct tracker *next_in_queue; /* or next free one */
     int64_t from, next;
     int outstanding; /* notices under way, plus one while open */
+    int agains;      /* how often it was made again */
+    int64_t again_ms; /* not before */
     bool failed;     /* one of them is not in the log, or may not be */
     bool orphan;     /* of no queue: freed with its last acknowledgement */
 };
@@ -280,11 +285,14 @@ bool notice_queue_advance(struct notifier *notifier, struct notice_queue *queue,
     return moved;
 }
 
-struct tracker *notice_queue_again(struct notice_queue *queue, int64_t *from_r, int64_t *next_r)
+struct tracker *notice_queue_again(struct notice_queue *queue, int64_t now_ms, int64_t *from_r, int64_t *next_r)
 {
     for (struct tracker *tracker = queue->head; tracker != NULL; tracker = tracker->next_in_queue) {
         if (!tracker->failed || tracker->outstanding > 0)
             continue;
+        if (now_ms < tracker->again_ms)
+            return NULL; /* those behind it fail for the same reason */
+        tracker->again_ms = now_ms + gf_backoff_ms(tracker->agains++, AGAIN_MS, AGAIN_MAX_MS);
         tracker->failed = false;
         tracker->outstanding = 1;
         *from_r = tracker->from;

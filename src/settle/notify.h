@@ -38,8 +38,9 @@ void notifier_close(struct notifier *notifier, struct tracker *tracker);
 
 /* Takes acknowledged trackers off the front; true if *notified_r has moved. */
 bool notice_queue_advance(struct notifier *notifier, struct notice_queue *queue, int64_t *notified_r);
-/* The first tracker that must be made again, reopened for sending; NULL: none. */
-struct tracker *notice_queue_again(struct notice_queue *queue, int64_t *from_r, int64_t *next_r);
+/* The first tracker that must be made again, reopened for sending; NULL: none, or not yet: at once the first time, then ever more
+ * rarely. */
+struct tracker *notice_queue_again(struct notice_queue *queue, int64_t now_ms, int64_t *from_r, int64_t *next_r);
 /* The tracker could not be made: it will be asked for again. */
 void notifier_fail(struct notifier *notifier, struct tracker *tracker);
 /* The log is not ours any more: acknowledgements under way find nothing to do. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a lane does with a partition that it has just taken over, step by step. The linker puts this file's functions in the
- * place of Kafka, MySQL and the pause (see CMakeLists.txt), so that a rebalance comes exactly when it hurts. */
+ * place of Kafka, MySQL, the clock and the pause (see CMakeLists.txt), so that a rebalance comes exactly when it hurts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,13 +17,14 @@
 static struct gf_config config;
 static struct shared shared;
 static struct lane lane;
-static char steps[64]; /* t trades, w wallets, k Kafka's records, p pause */
+static char steps[256]; /* t trades, w wallets, k Kafka's records, p pause */
 static enum gf_class trades_class;
 static struct store_range asked;
 static bool rebalanced; /* in the next pause */
 static struct publisher_look look; /* what the publisher says of itself */
 static int rows;                   /* of each range of trade rows */
 static int added;                  /* to the publisher at once */
+static int64_t now_ms;
 
 static void note(char step)
 {
@@ -43,6 +44,12 @@ int __wrap_gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t pa
 void __wrap_lane_pause(struct lane *paused, int64_t ms);
 void __wrap_publisher_look(struct publisher *publisher, struct publisher_look *look_r);
 void __wrap_publisher_add(struct publisher *publisher, struct publish_item *items, int count);
+int64_t __wrap_gf_clock_mono_ms(void);
+
+int64_t __wrap_gf_clock_mono_ms(void)
+{
+    return now_ms;
+}
 
 enum gf_class __wrap_store_trades(struct store *store, const struct store_range *range, store_trade_fn on_trade, void *ctx,
                                   struct gf_error *error_r)
@@ -129,6 +136,7 @@ static int set_up(void **state)
     steps[0] = '\0';
     trades_class = GF_OK;
     rebalanced = false;
+    now_ms = 1000000;
     return 0;
 }
 
@@ -194,6 +202,32 @@ static void a_range_that_could_not_be_read_is_read_again(void **state)
     assert_true(lane_serve_part(&lane, 0));
     assert_string_equal(steps, "tptw");
     assert_int_equal(lane.parts[0].claim.notified, 10); /* nothing is known to be told before its tracker has ended */
+}
+
+/* Nor is MySQL asked again and again while it stays so. */
+static void a_range_that_fails_again_is_read_ever_more_rarely(void **state)
+{
+    struct part *part = &lane.parts[0];
+
+    (void)state;
+    own(part, 10, 20);
+    part->republish = 20;
+    trades_class = GF_RETRY;
+    for (int i = 0; i < 20; i++)
+        (void)lane_serve_part(&lane, 0);
+    assert_string_equal(steps, "tptpkkkkkkkkkkkkkkkkkkk"); /* settlement goes on */
+    steps[0] = '\0';
+    for (int i = 0; i < 600; i++) {
+        now_ms += 100;
+        (void)lane_serve_part(&lane, 0);
+        (void)strcpy(strrchr(steps, 'k'), "");
+    }
+    assert_in_range(strlen(steps), 2 * 30, 2 * 100); /* a minute; at most 2 s apart */
+    trades_class = GF_OK;
+    now_ms += 2000;
+    (void)lane_serve_part(&lane, 0);
+    (void)lane_serve_part(&lane, 0);
+    assert_int_equal(part->claim.notified, 20);
 }
 
 /* A batch's notices may be many more than are looked at at once. */
@@ -334,6 +368,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_range_is_rederived_piece_by_piece, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_claim_that_comes_in_the_pause_starts_where_it_says, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_range_that_could_not_be_read_is_read_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_range_that_fails_again_is_read_ever_more_rarely, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_batch_whose_notices_are_lost_is_told_again_piece_by_piece, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_was_dropped_is_told_again_in_pieces_when_there_is_room, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_has_left_the_ring_is_not_told_again, set_up, tear_down),
