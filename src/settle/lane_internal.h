@@ -59,6 +59,7 @@ struct lane {
     struct stage_clock stage; /* of what is done outside the transaction */
     int64_t joined_ms;
     int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
+    bool proved;      /* the record that is being buried is at fault: others were settled meanwhile (F12 b) */
     int64_t looked_ms; /* when the partition count was last compared */
     int64_t lag_looked_ms;
 };

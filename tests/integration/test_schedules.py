@@ -255,13 +255,20 @@ def test_f11_a_gift_is_paid_at_the_price_that_its_sender_saw(system):
 
 
 def test_f12_an_error_that_nobody_has_met_costs_its_record_alone(system):
-    """The batch is halved down to the record, which gets settle.retry_max of its own before it is buried."""
+    """The batch is halved down to the record, which gets settle.retry_max of its own, and is buried while others are settled."""
     users = [user for user in (system.new_id() for _ in range(40)) if murmur2_partition(str(user), 4) == 1][:5]
-    fund(system, users, 10_000)
+    other = next(user for user in iter(system.new_id, None) if murmur2_partition(str(user), 4) == 2)
+    fund(system, [*users, other], 100_000)
     before = set(dead_letters(system))
     commands = [system.gift_command(users[i % len(users)], room_id=666 if i == 7 else 5) for i in range(20)]
     with Trigger(system, "BEFORE INSERT ON trade FOR EACH ROW IF NEW.room_id = 666 THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 9876; END IF"):
         send(system, *commands)
+
+        def the_last_is_settled():
+            send(system, system.gift_command(other))
+            return outcome(system, commands[-1]["request_id"], commands[-1]["user_id"]) == "settled"
+
+        wait_until(the_last_is_settled, 90, "the gifts behind it", every=0.5)
         system.drain()
     new = [letter for at, letter in dead_letters(system).items() if at not in before]
     assert [DEAD[letter["reason"]] for letter in new] == ["sql_refused"]

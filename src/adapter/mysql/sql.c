@@ -57,9 +57,14 @@ static const struct error_row error_rows[] = {
     {1690, GF_REJECT, false}, /* arithmetic out of range */
     {3819, GF_REJECT, false}, /* MySQL: CHECK */
     {4025, GF_REJECT, false}, /* MariaDB: CHECK */
+    {1016, GF_FATAL, false}, /* a table's file cannot be opened */
+    {1017, GF_FATAL, false}, /* .. found */
     {1020, GF_RETRY, false}, /* record changed since last read (snapshot isolation) */
     {1021, GF_RETRY, false}, /* disk full */
     {1030, GF_RETRY, false}, /* storage engine error */
+    {1033, GF_FATAL, false}, /* a table's definition is damaged */
+    {1034, GF_FATAL, false}, /* .. its index */
+    {1036, GF_RETRY, true},  /* the table is read-only: the engine is, innodb_force_recovery say */
     {1037, GF_RETRY, false}, /* out of memory */
     {1038, GF_RETRY, false}, /* out of sort memory */
     {1040, GF_RETRY, true},  /* too many connections */
@@ -74,6 +79,7 @@ static const struct error_row error_rows[] = {
     {1079, GF_RETRY, true},  /* shutdown */
     {1114, GF_RETRY, false}, /* table is full (disk) */
     {1129, GF_RETRY, true},  /* host blocked */
+    {1136, GF_FATAL, false}, /* column count: schema and program differ */
     {1142, GF_FATAL, false}, /* command denied */
     {1143, GF_FATAL, false}, /* column denied */
     {1146, GF_FATAL, false}, /* no such table */
@@ -85,18 +91,30 @@ static const struct error_row error_rows[] = {
     {1161, GF_RETRY, true},
     {1180, GF_RETRY, false}, /* error during commit */
     {1184, GF_RETRY, true},  /* aborting connection */
+    {1194, GF_FATAL, false}, /* table is marked as crashed */
+    {1195, GF_FATAL, false},
     {1203, GF_RETRY, true},  /* too many connections of this user */
     {1205, GF_RETRY, false}, /* lock wait time-out: rolls back the statement only */
     {1206, GF_RETRY, false}, /* lock table full */
     {1213, GF_RETRY, false}, /* deadlock: rolled back */
     {1226, GF_RETRY, false}, /* user's resource limit */
+    {1243, GF_RETRY, true},  /* the server does not know our prepared statement any more */
     {1290, GF_RETRY, true},  /* --read-only: no longer the primary */
     {1317, GF_RETRY, false}, /* interrupted (KILL QUERY) */
+    {1364, GF_FATAL, false}, /* a column of somebody's own without a default */
+    {1370, GF_FATAL, false}, /* routine denied (an operator's trigger) */
+    {1449, GF_FATAL, false}, /* its definer is gone */
     {1637, GF_RETRY, false}, /* too many transactions */
+    {1712, GF_FATAL, false}, /* an index is corrupted */
     {1792, GF_RETRY, true},  /* read-only transaction */
+    {1812, GF_FATAL, false}, /* tablespace is missing */
+    {1814, GF_FATAL, false}, /* tablespace is discarded */
     {1836, GF_RETRY, true},  /* read-only mode */
+    {1877, GF_FATAL, false}, /* table is corrupted */
     {1878, GF_RETRY, false}, /* temporary file write failure */
+    {1881, GF_RETRY, true},  /* not while innodb_force_recovery is on */
     {1927, GF_RETRY, true},  /* MariaDB: connection was killed */
+    {1932, GF_FATAL, false}, /* the engine has no such table */
     {1969, GF_RETRY, false}, /* MariaDB: max_statement_time */
     {3024, GF_RETRY, false}, /* MySQL: max_execution_time */
     {3100, GF_RETRY, false}, /* group replication: commit refused */
