@@ -137,5 +137,9 @@ struct gf_kafka_setting {
 /* What holds for the topic now, whether set on it or the broker's default. */
 GF_NODISCARD enum gf_class gf_kafka_topic_settings(struct gf_kafka_admin *admin, const char *topic,
                                                    struct gf_kafka_setting *settings, size_t count, struct gf_error *error_r);
+struct gf_kafka_range {
+    int64_t low, high; /* the first record that is there; where the next one will be */
+};
+/* Without a leader it fails at once. */
 GF_NODISCARD enum gf_class gf_kafka_watermarks(struct gf_kafka_admin *admin, const char *topic, int32_t partition,
-                                               int64_t *low_r, int64_t *high_r, struct gf_error *error_r);
+                                               struct gf_kafka_range *range_r, struct gf_error *error_r);

@@ -15,6 +15,8 @@
 #define CLAIM_TRIES 2    /* the second one on a fresh connection */
 #define CAREFUL_STALLS 3 /* assignments without progress after which records are taken singly (F12 a) */
 #define COMPARE_MS 30000
+#define LOOK_MS 2000 /* between questions for a partition that waits */
+#define LATE_MS 1000
 
 void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...)
 {
@@ -49,13 +51,13 @@ void lane_drop_part(struct lane *lane, struct part *part)
     gf_metric_add(GF_M_SETTLE_PARTITIONS, -1);
 }
 
-enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low_r, int64_t *high_r, struct gf_error *error_r)
+enum gf_class lane_watermarks(struct lane *lane, int32_t partition, struct gf_kafka_range *range_r, struct gf_error *error_r)
 {
     struct shared *shared = lane->shared;
     enum gf_class class;
 
     pthread_mutex_lock(&shared->lock);
-    class = gf_kafka_watermarks(shared->admin, shared->topic, partition, low_r, high_r, error_r);
+    class = gf_kafka_watermarks(shared->admin, shared->topic, partition, range_r, error_r);
     pthread_mutex_unlock(&shared->lock);
     return class;
 }
@@ -115,39 +117,46 @@ static enum gf_class claim(struct lane *lane, int32_t partition, enum claimed *c
 }
 
 /* Compares the log as MySQL knows it with the topic as it is. False: the partition was stopped. */
-static bool fits(struct lane *lane, int32_t partition, int count, int64_t low, int64_t high)
+static bool fits(struct lane *lane, int32_t partition, int count, const struct gf_kafka_range *range)
 {
     const struct claim *claim = &lane_part(lane, partition)->claim;
 
     if (count != claim->partitions)
         lane_stop_part(lane, partition, "the topic has %d partitions, the log was made for %" PRId32, count,
                        claim->partitions);
-    else if (low > claim->next_offset)
+    else if (range->low > claim->next_offset)
         lane_stop_part(lane, partition, "records [%" PRId64 ", %" PRId64 ") are gone unsettled; see giftflow init --help",
-                       claim->next_offset, low);
-    else if (high < claim->next_offset)
+                       claim->next_offset, range->low);
+    else if (range->high < claim->next_offset)
         lane_stop_part(lane, partition, "the partition ends at %" PRId64 ", before the settled offset %" PRId64
-                                        ": truncated or made anew; see giftflow init --help", high, claim->next_offset);
+                                        ": truncated or made anew; see giftflow init --help", range->high, claim->next_offset);
     else
         return true;
     return false;
 }
 
-/* Returns the offset to start at. */
-static int64_t begin(struct lane *lane, int32_t partition, int64_t low, int64_t high)
+/* Where reading begins: at the record that was consumed last, if it may be there still (F5). */
+static int64_t start_offset(const struct claim *claim, int64_t low)
+{
+    bool check = claim->last_off >= 0 && claim->last_off >= low && claim->last_off < claim->next_offset;
+
+    return check ? claim->last_off : claim->next_offset;
+}
+
+static void begin(struct lane *lane, int32_t partition, const struct gf_kafka_range *range)
 {
     struct part *part = lane_part(lane, partition);
     struct claim *claim = &part->claim;
 
     part->owned = true;
-    part->check_last = claim->last_off >= 0 && claim->last_off >= low && claim->last_off < claim->next_offset;
+    part->check_last = start_offset(claim, range->low) < claim->next_offset;
     if (!lane->config->settle_notices)
         claim->notified = claim->next_offset;
     part->rederive = claim->notified;
     part->recover_to = claim->next_offset;
     lane_republish_begin(lane, part);
     /* Only a record can have stopped its consumers: none waits, none is suspect. */
-    part->careful_to = claim->stalls >= CAREFUL_STALLS && high > claim->next_offset
+    part->careful_to = claim->stalls >= CAREFUL_STALLS && range->high > claim->next_offset
                            ? claim->next_offset + lane->config->settle_batch
                            : claim->next_offset;
     if (part->careful_to > claim->next_offset)
@@ -155,16 +164,75 @@ static int64_t begin(struct lane *lane, int32_t partition, int64_t low, int64_t 
                claim->next_offset, claim->stalls);
     gf_metric_add(GF_M_SETTLE_PARTITIONS, 1);
     gf_log(GF_INFO, "partition_claimed", "partition=%" PRId32 " log=%" PRId32 " epoch=%" PRId64 " next_offset=%" PRId64
-                                         " end=%" PRId64, partition, claim->log, claim->epoch, claim->next_offset, high);
-    return part->check_last ? claim->last_off : claim->next_offset;
+                                         " end=%" PRId64, partition, claim->log, claim->epoch, claim->next_offset, range->high);
+}
+
+/* What the claimed log is compared with. After a question that was answered late or not at all the lane turns to its other work
+ * first. */
+static enum gf_class ask_log(struct lane *lane, int32_t partition, int *count_r, struct gf_kafka_range *range_r,
+                             struct gf_error *error_r)
+{
+    int64_t began_ms = gf_clock_mono_ms(), now_ms;
+    enum gf_class class;
+
+    if (began_ms < lane->ask_ms)
+        return gf_fail(error_r, GF_RETRY, 0, "kafka answers late");
+    class = ask_partitions(lane, count_r, error_r);
+    if (class == GF_OK && *count_r == 0) /* a broker that has just started does not know it yet */
+        class = gf_fail(error_r, GF_RETRY, 0, "kafka does not know topic %s", lane->shared->topic);
+    if (class == GF_OK)
+        class = lane_watermarks(lane, partition, range_r, error_r);
+    now_ms = gf_clock_mono_ms();
+    if (class != GF_OK && now_ms - began_ms >= LATE_MS)
+        lane->ask_ms = now_ms + LOOK_MS;
+    return class;
+}
+
+/* Where Kafka has no answer, for want of a leader say, this one partition waits: leaving the group for it would take the others
+ * along, again and again. Returns where reading begins: nothing is taken of a partition that waits. */
+static int64_t compare(struct lane *lane, int32_t partition)
+{
+    struct part *part = lane_part(lane, partition);
+    struct gf_kafka_range range = {0};
+    struct gf_error error;
+    int count = 0;
+    enum gf_class class = ask_log(lane, partition, &count, &range, &error);
+
+    part->compares = class != GF_OK;
+    part->looked_ms = gf_clock_mono_ms();
+    if (class != GF_OK) {
+        gf_log(GF_WARN, "partition_waits", "partition=%" PRId32 " error=\"%s\"", partition, error.text);
+        return start_offset(&part->claim, 0);
+    }
+    if (!fits(lane, partition, count, &range))
+        return GF_KAFKA_SKIP;
+    GF_POINT(settle_compared);
+    begin(lane, partition, &range);
+    return start_offset(&part->claim, range.low);
+}
+
+void lane_compare_again(struct lane *lane, int32_t partition)
+{
+    const struct part *part = lane_part(lane, partition);
+    int64_t began = start_offset(&part->claim, 0), start;
+    struct gf_error error;
+
+    if (gf_clock_mono_ms() - part->looked_ms < LOOK_MS)
+        return;
+    start = compare(lane, partition);
+    if (start == began || start == GF_KAFKA_SKIP)
+        return;
+    /* Retention has taken the last record meanwhile. */
+    if (gf_kafka_consumer_seek(lane->consumer, partition, start, &error) == GF_OK)
+        return;
+    gf_log(GF_WARN, "seek_failed", "partition=%" PRId32 " error=\"%s\"", partition, error.text);
+    lane->rejoin = true;
 }
 
 static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *start_r, struct gf_error *error_r)
 {
     enum claimed claimed = CLAIM_NO_LOG;
-    int64_t low = 0, high = 0;
     enum gf_class class;
-    int count = 0;
 
     *start_r = GF_KAFKA_SKIP;
     GF_POINT(settle_assigned);
@@ -176,15 +244,7 @@ static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *st
         return GF_OK;
     }
     GF_POINT(settle_claimed);
-    class = ask_partitions(lane, &count, error_r);
-    if (class == GF_OK && count == 0) /* a broker that has just started does not know it yet */
-        class = gf_fail(error_r, GF_RETRY, 0, "kafka does not know topic %s", lane->shared->topic);
-    if (class == GF_OK)
-        class = lane_watermarks(lane, partition, &low, &high, error_r);
-    if (class != GF_OK || !fits(lane, partition, count, low, high))
-        return class;
-    GF_POINT(settle_compared);
-    *start_r = begin(lane, partition, low, high);
+    *start_r = compare(lane, partition);
     return GF_OK;
 }
 

@@ -27,6 +27,7 @@ struct part {
     bool assigned;       /* by the group */
     bool owned;          /* claimed in MySQL, consumed */
     bool stopped;        /* must not go on before somebody has looked */
+    bool compares;       /* claimed, but Kafka has not told yet what its log is: nothing is taken before that */
     uint32_t generation; /* changes with each assignment and revocation */
     struct claim claim;
     struct notice_queue notices;
@@ -60,6 +61,7 @@ struct lane {
     int64_t joined_ms;
     int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
     bool proved;      /* the record that is being buried is at fault: others were settled meanwhile (F12 b) */
+    int64_t ask_ms;    /* Kafka is not asked for a partition's log before */
     int64_t looked_ms; /* when the partition count was last compared */
     int64_t lag_looked_ms;
 };
@@ -86,8 +88,9 @@ void lane_on_revoke(void *ctx, int32_t partition, bool lost);
 void lane_on_broken(void *ctx, int32_t partition, const char *reason);
 void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...) GF_PRINTF(3, 4);
 void lane_drop_part(struct lane *lane, struct part *part);
-enum gf_class lane_watermarks(struct lane *lane, int32_t partition, int64_t *low_r, int64_t *high_r, struct gf_error *error_r);
+enum gf_class lane_watermarks(struct lane *lane, int32_t partition, struct gf_kafka_range *range_r, struct gf_error *error_r);
 void lane_compare_partitions(struct lane *lane);
+void lane_compare_again(struct lane *lane, int32_t partition); /* part->compares: asks, if it is time */
 int lane_partition_count(struct lane *lane); /* as Kafka last said; 0: it has not answered */
 
 /* Rows of `trade` that are read again at once: they take more memory than a batch's records. */

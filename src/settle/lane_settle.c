@@ -296,7 +296,7 @@ static void settle_taken(struct lane *lane, struct part *part)
 static bool check_last(struct lane *lane, struct part *part, const struct gf_kafka_message *first)
 {
     int32_t partition = part->claim.partition;
-    int64_t low = 0, high = 0;
+    struct gf_kafka_range range = {0};
     struct gf_error error;
     uint8_t fp[BATCH_FP];
 
@@ -311,13 +311,13 @@ static bool check_last(struct lane *lane, struct part *part, const struct gf_kaf
                                         "anew; see giftflow init --help", first->offset);
         return false;
     }
-    if (lane_watermarks(lane, partition, &low, &high, &error) != GF_OK) {
+    if (lane_watermarks(lane, partition, &range, &error) != GF_OK) {
         lane->rejoin = true;
         return false;
     }
-    if (low <= part->claim.last_off || low > part->claim.next_offset) {
+    if (range.low <= part->claim.last_off || range.low > part->claim.next_offset) {
         lane_stop_part(lane, partition, "the settled record at %" PRId64 " is missing (the partition begins at %" PRId64 ")",
-                       part->claim.last_off, low);
+                       part->claim.last_off, range.low);
         return false;
     }
     part->check_last = false; /* retention has taken it */
@@ -498,6 +498,8 @@ bool lane_serve_part(struct lane *lane, int32_t partition)
         part->fenced_ms = 0;
         lane->rejoin = true;
     }
+    if (part->compares)
+        lane_compare_again(lane, partition);
     if (!part->owned)
         return false;
     lane_tend_notices(lane, part);

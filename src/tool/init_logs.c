@@ -13,7 +13,7 @@ struct live_log {
     int32_t log;
     int part, partitions;
     int64_t next, notified;
-    int64_t low, high; /* what Kafka has: [low, high) */
+    struct gf_kafka_range kafka; /* what is there */
     bool renew;
 };
 
@@ -41,19 +41,19 @@ static enum gf_class read_live(struct init *init, const char *topic, struct live
 /* Whether this partition needs a new log, may have one, or must not. */
 static enum gf_class judge(struct init *init, const char *topic, struct live_log *log)
 {
-    enum gf_class class = gf_kafka_watermarks(init->admin, topic, log->part, &log->low, &log->high, &init->error);
+    enum gf_class class = gf_kafka_watermarks(init->admin, topic, log->part, &log->kafka, &init->error);
 
     if (class != GF_OK)
         return class;
-    log->renew = log->next > 0 || log->low > 0;
-    if (log->low > log->next && !init->accept_loss)
+    log->renew = log->next > 0 || log->kafka.low > 0;
+    if (log->kafka.low > log->next && !init->accept_loss)
         return gf_fail(&init->error, GF_REJECT, 0,
                        "partition %d: records [%" PRId64 ", %" PRId64 ") are gone unsettled: --accept-loss goes on without them",
-                       log->part, log->next, log->low);
-    if (log->renew && log->low <= log->next && log->next <= log->high && !init->yes)
+                       log->part, log->next, log->kafka.low);
+    if (log->renew && log->kafka.low <= log->next && log->next <= log->kafka.high && !init->yes)
         return gf_fail(&init->error, GF_REJECT, 0,
                        "partition %d looks healthy: settled up to %" PRId64 ", Kafka has [%" PRId64 ", %" PRId64
-                       "). If its records are others now, add --yes", log->part, log->next, log->low, log->high);
+                       "). If its records are others now, add --yes", log->part, log->next, log->kafka.low, log->kafka.high);
     return GF_OK;
 }
 
@@ -72,10 +72,10 @@ static enum gf_class renew(struct init *init, const char *topic, const struct li
         class = gf_sql_execf(init->sql, &init->error,
                              "INSERT INTO progress (log, topic, part, incarnation, live, partitions, next_offset, notified_offset) "
                              "VALUES (%" PRId32 ", '%s', %d, %" PRId64 ", 1, %d, %" PRId64 ", %" PRId64 ")",
-                             number, topic, log->part, incarnation + 1, log->partitions, log->low, log->low);
+                             number, topic, log->part, incarnation + 1, log->partitions, log->kafka.low, log->kafka.low);
     if (class == GF_OK)
         class = gf_sql_execf(init->sql, &init->error, "INSERT INTO rollup (log, rolled_offset) VALUES (%" PRId32 ", %" PRId64 ")",
-                             number, log->low);
+                             number, log->kafka.low);
     return class;
 }
 
@@ -86,10 +86,10 @@ static void tell(const struct live_log *log, int32_t number)
         return;
     }
     printf("partition %d: log %" PRId32 " closed at %" PRId64 ", log %" PRId32 " begins at %" PRId64 "\n", log->part, log->log,
-           log->next, number, log->low);
-    if (log->low > log->next)
+           log->next, number, log->kafka.low);
+    if (log->kafka.low > log->next)
         printf("partition %d: records [%" PRId64 ", %" PRId64 ") are lost, their requests get no outcome\n", log->part, log->next,
-               log->low);
+               log->kafka.low);
     if (log->notified < log->next)
         printf("partition %d: outcomes [%" PRId64 ", %" PRId64 ") of log %" PRId32 " may not have been told on the screens\n",
                log->part, log->notified, log->next, log->log);

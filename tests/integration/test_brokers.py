@@ -8,6 +8,7 @@ import pytest
 from conftest import running
 from stack import Stack, wait_until
 from test_ingest_outages import Senders
+from test_settle import murmur2_partition, outcome
 
 BROKERS = ("kafka-1", "kafka-2", "kafka-3")
 
@@ -90,3 +91,39 @@ def test_with_two_of_three_away_nothing_is_accepted_and_nothing_lost(own):
         wait_for_copies(own)
         senders.wait_for_more(100)
     finish_and_check(own, senders)
+
+
+def test_a_partition_without_a_leader_stops_no_other():
+    """One copy of everything, so that a dead broker's partitions have no leader. Their owners neither settle them nor leave the group for them."""
+    settings = {"kafka.replication": 1, "kafka.min_insync": 1, "ingest.lag_max": "0ms"}
+    with running(Stack(roles={"router": 0, "gateway": 0}, settings=settings)) as stack:
+        users = {murmur2_partition(str(user), 4): user for user in stack.new_users(40, 1000)}
+        stack.drain()
+        leads = {partition: leader(stack, partition) for partition in range(4)}
+        victim = leads[0]
+        healthy = [partition for partition in range(4) if leads[partition] != victim]
+        assert healthy
+
+        def send(partitions):
+            commands = [stack.gift_command(users[partition]) for partition in partitions]
+            stack.produce_many([(str(command["user_id"]), command) for command in commands])
+            return commands
+
+        def settled(commands):
+            return all(outcome(stack, command["request_id"], command["user_id"]) == "settled" for command in commands)
+
+        stack.stop("settle-1")
+        waiting = send(range(4))
+        stack.kill(victim)
+        partitions = lambda: {part["partition"]: part["leader"] for part in stack._partitions("giftflow.commands")}  # noqa: E731
+        wait_until(lambda: partitions()[0] == -1, 60, "no leader")
+        left = stack.log_text("settle-1").count("event=group_left")
+        stack.start("settle-1", wait=False)
+        wait_until(lambda: settled(waiting[partition] for partition in healthy), 60, "the gifts that have a broker")
+        wait_until(lambda: stack.log_text("settle-1").count("event=partition_waits partition=0") > 2, 60, "partition 0 is looked after")
+        more = send(healthy)
+        wait_until(lambda: settled(more), 60, "more of them")
+        assert outcome(stack, waiting[0]["request_id"], users[0]) is None
+        assert stack.log_text("settle-1").count("event=group_left") == left
+        stack.start(victim)
+        wait_until(lambda: settled(waiting), 60, "all of them")

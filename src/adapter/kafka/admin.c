@@ -51,23 +51,34 @@ void gf_kafka_admin_close(struct gf_kafka_admin **admin)
     *admin = NULL;
 }
 
-enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char *topic, int *partitions_r,
-                                        struct gf_error *error_r)
+/* OK: of this one topic. */
+static enum gf_class get_metadata(struct gf_kafka_admin *admin, const char *topic, const struct rd_kafka_metadata **metadata_r,
+                                  struct gf_error *error_r)
 {
-    const struct rd_kafka_metadata *metadata;
     rd_kafka_topic_t *handle = rd_kafka_topic_new(admin->rk, topic, NULL);
-    enum gf_class class = GF_OK;
     rd_kafka_resp_err_t err;
 
     if (handle == NULL)
         return gf_fail(error_r, GF_REJECT, errno, "kafka: '%s' cannot be a topic's name", topic);
-    err = rd_kafka_metadata(admin->rk, 0, handle, &metadata, CALL_MS);
+    err = rd_kafka_metadata(admin->rk, 0, handle, metadata_r, CALL_MS);
     rd_kafka_topic_destroy(handle);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
         return gf_kafka_fail(error_r, err, "metadata");
-    if (metadata->topic_cnt != 1)
-        class = gf_fail(error_r, GF_RETRY, 0, "kafka: no metadata for topic %s", topic);
-    else if (metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+    if ((*metadata_r)->topic_cnt == 1)
+        return GF_OK;
+    rd_kafka_metadata_destroy(*metadata_r);
+    return gf_fail(error_r, GF_RETRY, 0, "kafka: no metadata for topic %s", topic);
+}
+
+enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char *topic, int *partitions_r,
+                                        struct gf_error *error_r)
+{
+    const struct rd_kafka_metadata *metadata;
+    enum gf_class class = get_metadata(admin, topic, &metadata, error_r);
+
+    if (class != GF_OK)
+        return class;
+    if (metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
         *partitions_r = 0;
     else if (metadata->topics[0].err != RD_KAFKA_RESP_ERR_NO_ERROR)
         class = gf_kafka_fail(error_r, metadata->topics[0].err, topic);
@@ -77,16 +88,35 @@ enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char
     return class;
 }
 
-enum gf_class gf_kafka_watermarks(struct gf_kafka_admin *admin, const char *topic, int32_t partition, int64_t *low_r,
-                                  int64_t *high_r, struct gf_error *error_r)
+/* librdkafka would wait all of its time for a leader. */
+static enum gf_class find_leader(struct gf_kafka_admin *admin, const char *topic, int32_t partition, struct gf_error *error_r)
 {
-    int64_t low, high;
-    rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(admin->rk, topic, partition, &low, &high, CALL_MS);
+    const struct rd_kafka_metadata *metadata;
+    enum gf_class class = get_metadata(admin, topic, &metadata, error_r);
+    rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
 
+    if (class != GF_OK)
+        return class;
+    for (int i = 0; i < metadata->topics[0].partition_cnt; i++)
+        if (metadata->topics[0].partitions[i].id == partition)
+            err = metadata->topics[0].partitions[i].err;
+    rd_kafka_metadata_destroy(metadata);
+    return err == RD_KAFKA_RESP_ERR_NO_ERROR ? GF_OK : gf_kafka_fail(error_r, err, "watermarks");
+}
+
+enum gf_class gf_kafka_watermarks(struct gf_kafka_admin *admin, const char *topic, int32_t partition,
+                                  struct gf_kafka_range *range_r, struct gf_error *error_r)
+{
+    enum gf_class class = find_leader(admin, topic, partition, error_r);
+    struct gf_kafka_range range;
+    rd_kafka_resp_err_t err;
+
+    if (class != GF_OK)
+        return class;
+    err = rd_kafka_query_watermark_offsets(admin->rk, topic, partition, &range.low, &range.high, CALL_MS);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
         return gf_kafka_fail(error_r, err, "watermarks");
-    *low_r = low;
-    *high_r = high;
+    *range_r = range;
     return GF_OK;
 }
 
