@@ -2,7 +2,8 @@
 /* The gateway: WebSockets of live-room clients. Routers connect to it and send it the frames of its rooms.
  * Owns everything of the process; one loop thread. Once a turn: tell routers about joins and leaves, send what rooms have
  * gathered. It keeps no state that matters: a client that is cut off reconnects to any gateway.
- * SIGTERM: the entry in Redis goes, clients are told to move (1012), then it ends. */
+ * SIGTERM: the entry in Redis goes, then the links: what reaches no client any more is not acknowledged. Clients are told to
+ * move (1012), then it ends. */
 #include "gateway.h"
 
 #include <inttypes.h>
@@ -83,7 +84,8 @@ static void on_drain(void *ctx)
     gf_ops_draining(gateway->ops);
     announce_remove(&gateway->announce);
     gf_http_server_drain(gateway->http);
-    hub_flush(&gateway->hub); /* acknowledged already */
+    routers_close(&gateway->routers); /* before the clients: what is acknowledged must have reached them */
+    hub_flush(&gateway->hub);
     for (struct hub_client *client = gateway->hub.clients; client != NULL; client = client->next)
         gf_ws_close(client->ws, GATEWAY_CLOSE_RESTART, "restart"); /* they leave in later turns: the list holds */
     gateway->drain_until_ms = gf_clock_mono_ms() + gateway->config->ops_drain_timeout;

@@ -153,4 +153,5 @@ void routers_close(struct routers *routers)
     for (struct router_link *link = routers->links; link != NULL; link = link->next)
         gf_framed_close(link->peer, "gateway stops"); /* on_close comes later: the list holds */
     gf_buf_free(&routers->changes);
+    routers->change_count = 0;
 }

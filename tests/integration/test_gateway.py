@@ -6,6 +6,8 @@ Where a test needs a frame that settlement would not make, it writes the notice 
 
 import itertools
 import json
+import os
+import signal
 import time
 import urllib.request
 
@@ -390,6 +392,24 @@ def test_a_stopped_gateway_tells_its_clients_to_move(live):
     assert not announced()
     with pytest.raises(OSError):
         WsClient(url, token=live.token(1))
+    live.start("gateway-2")
+
+
+def test_a_gateway_that_drains_leaves_its_routers_before_its_clients(live):
+    """What it acknowledged after that would be committed and seen by nobody."""
+
+    def linked():
+        return [live.metrics(f"router-{n}")["giftflow_router_gateways"] for n in (1, 2)]
+
+    wait_until(lambda: linked() == [2, 2], 60, "both routers are linked to both gateways")
+    client = live.ws(1, live.new_id(), n=2)
+    os.kill(live.pid("gateway-2"), signal.SIGTERM)
+    with pytest.raises(Closed) as end:
+        client.recv()  # and does not answer, so the gateway stays a while: a frozen one does not get to anything else
+    with live.frozen("gateway-2"):
+        assert end.value.code == 1012
+        wait_until(lambda: linked() == [1, 1], 20, "the routers know that they are left")
+    live.stop("gateway-2")
     live.start("gateway-2")
 
 
