@@ -27,7 +27,7 @@
     X(gateway, port, INT, "8081", 0, 65535, "WebSocket port; 0: any free port")                                      \
     X(gateway, link_bind, TEXT, "127.0.0.1", 1, 100, "address on which routers connect")                             \
     X(gateway, link_port, INT, "8082", 0, 65535, "port on which routers connect; 0: any free port")                  \
-    X(gateway, link_advertise, TEXT, "", 0, 200, "host:port that routers use; empty: link_bind:link_port")           \
+    X(gateway, link_advertise, TEXT, "", 0, 200, "host:port that routers use; empty: link_bind:link_port, which is then no 0.0.0.0 or ::") \
     X(gateway, origins, TEXT, "", 0, 500, "allowed Origin values, comma-separated; empty: same host only")           \
     X(gateway, connections_max, INT, "60000", 1, 1000000, "open client connections")                                 \
     X(gateway, message_max, BYTES, "4KiB", 128, 1048576, "longest client message")                                   \

@@ -2,6 +2,7 @@
 /* The configuration table made real: defaults, INI file (inih), environment, reference. See gf/config.h. */
 #include "gf/config.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <ini.h>
@@ -183,9 +184,34 @@ static enum gf_class load_environment(struct gf_config *config, struct gf_error 
     return GF_OK;
 }
 
-enum gf_class gf_config_load(struct gf_config *config, const char *path, struct gf_error *error_r)
+static bool is_any_address(const char *text)
+{
+    struct in6_addr addr6;
+    struct in_addr addr;
+
+    if (inet_pton(AF_INET, text, &addr) == 1)
+        return addr.s_addr == htonl(INADDR_ANY);
+    return inet_pton(AF_INET6, text, &addr6) == 1 && IN6_IS_ADDR_UNSPECIFIED(&addr6);
+}
+
+/* What no row of the table can say. */
+static enum gf_class check(const struct gf_config *config, struct gf_error *error_r)
 {
     struct gf_mysql_host hosts[GF_MYSQL_HOSTS_MAX];
+
+    if (strcmp(config->ingest_redis_down, "accept") != 0 && strcmp(config->ingest_redis_down, "refuse") != 0)
+        return gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
+    if (gf_config_mysql_hosts(config, hosts) < 0)
+        return gf_fail(error_r, GF_REJECT, 0, "mysql.hosts must be 1..%d of host:port or /path, comma-separated",
+                       GF_MYSQL_HOSTS_MAX);
+    if (config->gateway_link_advertise[0] == '\0' && is_any_address(config->gateway_link_bind))
+        return gf_fail(error_r, GF_REJECT, 0, "gateway.link_advertise must say how routers reach gateway.link_bind %s",
+                       config->gateway_link_bind);
+    return GF_OK;
+}
+
+enum gf_class gf_config_load(struct gf_config *config, const char *path, struct gf_error *error_r)
+{
     char why[200];
     enum gf_class class = GF_OK;
 
@@ -196,12 +222,7 @@ enum gf_class gf_config_load(struct gf_config *config, const char *path, struct 
         class = load_file(config, path, error_r);
     if (class == GF_OK)
         class = load_environment(config, error_r);
-    if (class == GF_OK && strcmp(config->ingest_redis_down, "accept") != 0 && strcmp(config->ingest_redis_down, "refuse") != 0)
-        class = gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
-    if (class == GF_OK && gf_config_mysql_hosts(config, hosts) < 0)
-        class = gf_fail(error_r, GF_REJECT, 0, "mysql.hosts must be 1..%d of host:port or /path, comma-separated",
-                        GF_MYSQL_HOSTS_MAX);
-    return class;
+    return class == GF_OK ? check(config, error_r) : class;
 }
 
 void gf_config_print_defaults(void)

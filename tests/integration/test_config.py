@@ -62,6 +62,16 @@ def test_the_environment_overrides_the_file(tmp_path):
     assert status == 2 and "SETTLE_LANES" in error.upper().replace(".", "_"), error
 
 
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::", "0::0"])
+def test_a_gateway_that_listens_everywhere_must_say_where_it_is_found(tmp_path, bind):
+    path = tmp_path / "gateway.conf"
+    path.write_text(f"[gateway]\nlink_bind = {bind}\n")
+    status, _, error = config("check", "--config", path)
+    assert status == 2 and "gateway.link_advertise" in error, error
+    assert config("check", "--config", path, GIFTFLOW_GATEWAY_LINK_ADVERTISE="gateway-1:8082")[0] == 0
+    assert config("check", "--config", path, GIFTFLOW_GATEWAY_LINK_BIND="10.0.0.1")[0] == 0
+
+
 def test_a_missing_file_and_a_missing_word_are_refused(tmp_path):
     assert config("check", "--config", tmp_path / "none.conf")[0] == 2
     assert config()[0] == 2
