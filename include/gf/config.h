@@ -88,7 +88,7 @@
     X(redis, timeout, MS, "2s", 50, 60000, "deadline of one command")                                                \
     X(router, ack_timeout, MS, "2s", 50, 60000, "a gateway that does not acknowledge in time is linked again; notices wait as long, at most, for one that was lost") \
     X(router, discover, MS, "1s", 50, 60000, "how often gateways are looked up in Redis")                            \
-    X(router, batch, INT, "2000", 1, 100000, "notices handled at a time")                                            \
+    X(router, batch, INT, "2000", 1, 16000, "notices handled at a time")                                             \
     X(settle, lanes, INT, "2", 1, 64, "settlement threads, each with one MySQL connection and its partitions")       \
     X(settle, batch, INT, "50000", 1, 100000, "most commands in one transaction: taken only when so many wait")        \
     X(settle, group, TEXT, "giftflow-settle", 1, 200, "consumer group")                                              \

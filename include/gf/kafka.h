@@ -105,6 +105,8 @@ bool gf_kafka_consumer_await(struct gf_kafka_consumer *consumer, int32_t partiti
 /* Up to `max` messages of one partition that are here already, in offset order; 0 when there are none. */
 int gf_kafka_consumer_take(struct gf_kafka_consumer *consumer, int32_t partition, struct gf_kafka_message *messages_r, int max);
 void gf_kafka_batch_free(struct gf_kafka_message *messages, int count); /* a second time does nothing */
+/* The group has said which partitions are this member's; they may be none. */
+bool gf_kafka_consumer_assigned(const struct gf_kafka_consumer *consumer);
 /* Where the partition ended when it was fetched last; negative: not known yet. Asks nobody. */
 int64_t gf_kafka_consumer_end(struct gf_kafka_consumer *consumer, int32_t partition);
 /* Reads the partition again from `offset` (after a batch was given back). */

@@ -33,6 +33,7 @@
 #define LATE_MS 1
 #define BATCHES_PER_TURN 8
 #define SEQ_BITS 40
+#define LINK_EXTRA 64 /* at most, what seq and link add to a notice */
 #define PARTITIONS_MAX 1024
 #define INCARNATION_RETRY_MS 500
 #define COMMIT_MS 200 /* between commits: what a successor may repeat, far less than a client's 512 remembered ids */
@@ -378,11 +379,12 @@ static void on_again(void *ctx)
 
 /* ---- the role */
 
+/* A router beyond the number of partitions has none, and takes over when another one ends. */
 static bool on_ready(void *ctx, struct gf_buf *reason)
 {
     const struct router *router = ctx;
 
-    if (router->part_count > 0)
+    if (router->consumer != NULL && gf_kafka_consumer_assigned(router->consumer))
         return true;
     if (atomic_load(&router->incarnation) == 0) {
         gf_buf_adds(reason, "mysql has not said the incarnation of the notices topic");
@@ -390,7 +392,7 @@ static bool on_ready(void *ctx, struct gf_buf *reason)
     } else if (!router->links.looked) {
         gf_buf_adds(reason, "redis has not named the gateways");
     } else {
-        gf_buf_adds(reason, "kafka has assigned no partition");
+        gf_buf_adds(reason, "kafka has not said which partitions are ours");
     }
     return false;
 }
@@ -420,6 +422,7 @@ static enum gf_class start(struct router *router, struct gf_error *error_r)
 
     if (class != GF_OK)
         return class;
+    GF_ASSERT(config->router_batch * (GF_NOTICE_MAX + LINK_EXTRA) < GF_LINK_UNSENT_MAX); /* no batch breaks a link by itself */
     router->messages = gf_xcalloc((size_t)config->router_batch, sizeof(router->messages[0]));
     gf_buf_init(&router->frame, 2 * GF_NOTICE_MAX);
     router->links = (struct links){.loop = router->loop, .config = config, .on_change = on_links_change, .ctx = router};

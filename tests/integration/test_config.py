@@ -44,6 +44,7 @@ def test_the_defaults_are_a_valid_file_and_the_same_as_no_file(tmp_path):
         ("[nowhere]\nport = 1\n", ("2", "nowhere")),
         ("[settle]\nretry_max = 30\n", ("2", "retry_max")),
         ("lanes = 2\n", ("1", "lanes")),
+        ("[router]\nbatch = 20000\n", ("2", "batch")),  # of the longest notices, more than a link holds unsent
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, text, words):

@@ -448,6 +448,24 @@ def came(client, *records):
     wait_until(all_came, 60, "every notice on the screen")
 
 
+def test_a_router_that_has_no_partition_is_ready_and_takes_over(make_stack):
+    stack = make_stack(roles={**ALONE, "router": 2}, partitions=1, settings={"gateway.ping": "10m", "kafka.session_timeout": "6s"}, gifts=False)
+    room = stack.new_id()
+    with stack.ws(1, room) as client:
+        wait_until(lambda: stack.is_ready("router-1") and stack.is_ready("router-2"), 60, "both are ready")
+        known(stack, (client, room))
+
+        def read():
+            return [stack.metrics(f"router-{n}")["giftflow_router_notices_total"] for n in (1, 2)]
+
+        before = read()
+        known(stack, (client, room))
+        stack.kill("router-1" if read()[0] > before[0] else "router-2")
+        record = notice(5556, room, 1)
+        publish(stack, record)
+        came(client, record)
+
+
 @pytest.mark.parametrize("redis", [True, False], ids=["with redis", "without redis"])
 def test_a_gateway_that_was_frozen_has_missed_nothing(make_stack, redis):
     stack = make_stack(roles=ALONE, settings={"gateway.ping": "10m", "router.ack_timeout": "5s"}, gifts=False)

@@ -45,7 +45,7 @@ struct gf_kafka_consumer {
     struct part *parts;
     int part_count;
     int fd;
-    bool fatal;
+    bool assigned, fatal;
     int64_t nudged_ms;
     gf_kafka_assign_fn on_assign;
     gf_kafka_revoke_fn on_revoke;
@@ -144,6 +144,7 @@ static void assign_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topi
     err = rd_kafka_assign(consumer->rk, list);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
         gf_log(GF_ERROR, "assign_failed", "error=\"%s\"", rd_kafka_err2str(err));
+    consumer->assigned = err == RD_KAFKA_RESP_ERR_NO_ERROR;
     rd_kafka_topic_partition_list_destroy(list);
 }
 
@@ -155,6 +156,7 @@ static void revoke_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topi
     for (int i = 0; i < list->cnt && consumer->on_revoke != NULL; i++)
         consumer->on_revoke(consumer->ctx, list->elems[i].partition, lost); /* skipped ones too: their owner knows of them */
     close_parts(consumer);
+    consumer->assigned = false;
     err = rd_kafka_assign(consumer->rk, NULL);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
         gf_log(GF_ERROR, "revoke_failed", "error=\"%s\"", rd_kafka_err2str(err));
@@ -292,6 +294,8 @@ enum gf_class gf_kafka_consumer_create(const struct gf_config *config, const str
 }
 
 int gf_kafka_consumer_fd(const struct gf_kafka_consumer *consumer) { return consumer->fd; }
+
+bool gf_kafka_consumer_assigned(const struct gf_kafka_consumer *consumer) { return consumer->assigned; }
 
 enum gf_class gf_kafka_consumer_serve(struct gf_kafka_consumer *consumer, struct gf_error *error_r)
 {
