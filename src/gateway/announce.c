@@ -3,8 +3,8 @@
  *   gf<E>:gw:<id>   JSON: address for routers and the room set; TTL three times gateway.announce
  *   gf<E>:gws       sorted set of "<id> <address>", score = when the entry ends (ms): the index that routers read. Looking
  *                   for gf<E>:gw:* with SCAN would walk every wallet in Redis each time.
- * Entries of gateways that died are taken out by the others. Nothing here is needed while links stand: Redis may be away or
- * be flushed at any moment. */
+ * Entries of gateways that died are taken out by the others, by the clock of Redis: a gateway whose own is ahead would take
+ * out the living. Nothing here is needed while links stand: Redis may be away or be flushed at any moment. */
 #include "gateway.h"
 
 #include <inttypes.h>
@@ -58,23 +58,24 @@ static void put_key(struct announce *announce, int64_t ttl_ms)
     gf_buf_free(&value);
 }
 
-static void put_index(struct announce *announce, int64_t now_ms, int64_t ttl_ms)
+static void put_index(struct announce *announce, int64_t ttl_ms)
 {
-    struct gf_redis_arg add[4], purge[4];
-    char until[24], now[24];
+    static const char script[] =
+        "local time = redis.call('TIME')\n"
+        "local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
+        "redis.call('ZADD', KEYS[1], string.format('%d', now + ARGV[2]), ARGV[1])\n"
+        "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now))\n";
+    struct gf_redis_arg args[6];
+    char ttl[24];
 
-    snprintf(until, sizeof(until), "%" PRId64, now_ms + ttl_ms);
-    snprintf(now, sizeof(now), "%" PRId64, now_ms);
-    add[0] = text_arg("ZADD");
-    add[1] = text_arg(announce->index_key);
-    add[2] = text_arg(until);
-    add[3] = text_arg(announce->member);
-    purge[0] = text_arg("ZREMRANGEBYSCORE");
-    purge[1] = text_arg(announce->index_key);
-    purge[2] = text_arg("-inf");
-    purge[3] = text_arg(now);
-    send(announce, add, GF_COUNT(add));
-    send(announce, purge, GF_COUNT(purge));
+    snprintf(ttl, sizeof(ttl), "%" PRId64, ttl_ms);
+    args[0] = text_arg("EVAL");
+    args[1] = text_arg(script);
+    args[2] = text_arg("1");
+    args[3] = text_arg(announce->index_key);
+    args[4] = text_arg(announce->member);
+    args[5] = text_arg(ttl);
+    send(announce, args, GF_COUNT(args));
 }
 
 void announce_now(struct announce *announce)
@@ -87,7 +88,7 @@ void announce_now(struct announce *announce)
     if (announce->first_ms == 0)
         announce->first_ms = gf_clock_mono_ms();
     put_key(announce, ttl_ms);
-    put_index(announce, gf_clock_real_ms(), ttl_ms);
+    put_index(announce, ttl_ms);
 }
 
 static void on_timer(void *ctx)

@@ -448,6 +448,19 @@ def came(client, *records):
     wait_until(all_came, 60, "every notice on the screen")
 
 
+def test_a_gateway_whose_clock_is_ahead_does_not_take_out_the_others(make_stack, tmp_path):
+    stack = make_stack(roles={**ALONE, "gateway": 2}, settings={"gateway.announce": "60s"}, gifts=False)
+    ahead = tmp_path / "clock"
+    ahead.write_bytes((3600_000).to_bytes(8, "little"))
+    stack.stop("gateway-2")
+    assert stack.redis("ZCARD", "gf1:gws") == "1"
+    stack.environ["GIFTFLOW_CLOCK_STEP"] = str(ahead)
+    stack.start("gateway-2")  # ready: a router has found it
+    assert stack.redis("ZCARD", "gf1:gws") == "2"
+    ends = [float(text) for text in stack.redis("ZRANGE", "gf1:gws", 0, -1, "WITHSCORES").splitlines()[1::2]]
+    assert max(ends) - min(ends) < 1800_000, ends
+
+
 def test_a_router_that_has_no_partition_is_ready_and_takes_over(make_stack):
     stack = make_stack(roles={**ALONE, "router": 2}, partitions=1, settings={"gateway.ping": "10m", "kafka.session_timeout": "6s"}, gifts=False)
     room = stack.new_id()
