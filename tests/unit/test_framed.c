@@ -3,9 +3,12 @@
  * travel in them, and the hash table behind room sets. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +22,8 @@
 #define MESSAGE_MAX 200000
 #define UNSENT_MAX 1000000
 #define DEADLINE_MS 20000
+
+static bool named; /* both.test is 127.0.0.1 and ::1 */
 
 struct end {
     struct test *test;
@@ -36,6 +41,7 @@ struct test {
     struct end server, client;
     bool echo;
     int stop_after; /* client messages */
+    int give_up;    /* the client closes in so many turns */
     bool late;
 };
 
@@ -261,6 +267,75 @@ static void nobody_listening_and_unknown_names_end_in_on_close(void **state)
     assert_int_equal(test->client.closed, 3);
 }
 
+/* A name with two addresses: /etc/hosts as this process alone sees it. Before any thread starts. */
+static int name_two_addresses(void **state)
+{
+    static const char text[] = "127.0.0.1 localhost both.test\n::1 both.test\n";
+    char path[] = "/tmp/gf-hosts-XXXXXX";
+    int fd = mkstemp(path);
+
+    (void)state;
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, sizeof(text) - 1), sizeof(text) - 1);
+    close(fd);
+    named = unshare(geteuid() == 0 ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) == 0 &&
+            mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount(path, "/etc/hosts", NULL, MS_BIND, NULL) == 0;
+    unlink(path);
+    return 0;
+}
+
+static void close_again(void *ctx, struct gf_framed *peer)
+{
+    struct end *end = ctx;
+
+    end->opened++;
+    gf_framed_close(peer, "it was open");
+}
+
+static void give_up(void *ctx)
+{
+    struct test *test = ctx;
+
+    if (test->give_up > 0 && --test->give_up == 0 && test->client.peer != NULL)
+        gf_framed_close(test->client.peer, "given up");
+}
+
+/* Returns why it ended. */
+static const char *connect_by_name(struct test *test, int port)
+{
+    struct gf_framed_handler handler = handler_of(&test->client);
+
+    handler.on_open = close_again;
+    test->client.closed = 0;
+    test->client.peer = gf_framed_connect(test->loop, "both.test", port, &handler);
+    while (test->client.closed == 0)
+        run(test);
+    return test->client.reason;
+}
+
+static void a_name_is_tried_at_each_of_its_addresses(void **state)
+{
+    struct test *test = *state;
+    struct gf_framed_handler handler = handler_of(&test->server);
+    struct gf_framed_listener *second = NULL;
+    struct gf_error error;
+    int port;
+
+    if (!named || gf_framed_listen(test->loop, "::1", 0, &handler, &second, &error) != GF_OK)
+        skip(); /* no right to a namespace, or no IPv6 */
+    port = gf_framed_port(second);
+    assert_string_equal(connect_by_name(test, gf_framed_port(test->listener)), "it was open");
+    assert_string_equal(connect_by_name(test, port), "it was open");
+    gf_framed_listener_close(&second);
+    assert_string_equal(connect_by_name(test, port), "connection refused");
+    gf_loop_on_turn(test->loop, give_up, test);
+    for (int turns = 1; turns < 8; turns++) { /* during the look-up, an attempt, or between them */
+        test->give_up = turns;
+        (void)connect_by_name(test, port);
+    }
+    assert_int_equal(test->client.opened, 2);
+}
+
 static void a_busy_port_is_an_error(void **state)
 {
     struct test *test = *state;
@@ -418,11 +493,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_message_that_is_too_long_closes_the_peer, setup, teardown),
         cmocka_unit_test_setup_teardown(a_peer_that_does_not_read_is_closed, setup, teardown),
         cmocka_unit_test_setup_teardown(nobody_listening_and_unknown_names_end_in_on_close, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_name_is_tried_at_each_of_its_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(a_busy_port_is_an_error, setup, teardown),
         cmocka_unit_test(link_messages_come_back_as_they_were),
         cmocka_unit_test(cut_link_messages_are_malformed),
         cmocka_unit_test(the_map_finds_what_was_added_and_not_removed),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, name_two_addresses, NULL);
 }

@@ -2,7 +2,8 @@
 /* Length-prefixed messages over TCP: u32 big-endian length, then the bytes.
  * Owns: listeners and peers; a peer's memory goes after its on_close. Threads: the loop's.
  * Sending: what the socket takes at once is never copied; the rest gathers in `out` while one write (`flying`) is under
- * way. Failures: every broken peer ends in on_close with a reason, nothing is retried here. */
+ * way. Failures: every broken peer ends in on_close with a reason. A name's addresses are tried one after the other, each
+ * for its share of the deadline; nothing else is retried here. */
 #include "gf/framed.h"
 
 #include <arpa/inet.h>
@@ -27,6 +28,8 @@ struct gf_framed {
     uv_tcp_t tcp;
     uv_timer_t timer; /* connect deadline */
     uv_getaddrinfo_t *lookup;
+    struct addrinfo *found, *next; /* of a name: owned; the first one that was not tried yet */
+    uint64_t attempt_ms;           /* for each of them */
     uv_connect_t connect;
     uv_write_t write;
     struct gf_framed_handler handler;
@@ -57,6 +60,7 @@ static void part_ended(struct gf_framed *peer)
     gf_buf_free(&peer->in);
     gf_buf_free(&peer->out);
     gf_buf_free(&peer->flying);
+    uv_freeaddrinfo(peer->found);
     free(peer);
 }
 
@@ -73,7 +77,8 @@ void gf_framed_close(struct gf_framed *peer, const char *reason)
     peer->parts = peer->lookup != NULL ? 3 : 2;
     if (peer->lookup != NULL)
         (void)uv_cancel((uv_req_t *)peer->lookup); /* its callback comes in any case */
-    uv_close((uv_handle_t *)&peer->tcp, on_handle_closed);
+    if (!uv_is_closing((uv_handle_t *)&peer->tcp)) /* between two attempts: on_attempt_closed is on its way */
+        uv_close((uv_handle_t *)&peer->tcp, on_handle_closed);
     uv_close((uv_handle_t *)&peer->timer, on_handle_closed);
 }
 
@@ -237,22 +242,43 @@ static void peer_opened(struct gf_framed *peer)
 
 /* ---- connecting */
 
+static void connect_next(struct gf_framed *peer);
+
+static void on_attempt_closed(uv_handle_t *handle)
+{
+    struct gf_framed *peer = handle->data;
+
+    if (peer->reason != NULL) { /* closed meanwhile */
+        part_ended(peer);
+        return;
+    }
+    GF_ASSERT(uv_tcp_init(peer->timer.loop, &peer->tcp) == 0);
+    connect_next(peer);
+}
+
+/* A handle that has failed to connect cannot be used again. */
+static void end_attempt(struct gf_framed *peer, const char *reason)
+{
+    if (peer->next == NULL)
+        gf_framed_close(peer, reason);
+    else if (!uv_is_closing((uv_handle_t *)&peer->tcp))
+        uv_close((uv_handle_t *)&peer->tcp, on_attempt_closed);
+}
+
 static void on_connect_timeout(uv_timer_t *timer)
 {
-    struct gf_framed *peer = timer->data;
-
-    gf_framed_close(peer, "connect timed out");
+    end_attempt(timer->data, "connect timed out");
 }
 
 static void on_connected(uv_connect_t *connect, int status)
 {
     struct gf_framed *peer = connect->data;
 
-    if (peer->reason != NULL)
+    if (peer->reason != NULL || uv_is_closing((uv_handle_t *)&peer->tcp))
         return;
     (void)uv_timer_stop(&peer->timer);
     if (status < 0)
-        gf_framed_close(peer, uv_strerror(status));
+        end_attempt(peer, uv_strerror(status));
     else
         peer_opened(peer);
 }
@@ -264,7 +290,27 @@ static void connect_to(struct gf_framed *peer, const struct sockaddr *addr)
     peer->connect.data = peer;
     rc = uv_tcp_connect(&peer->connect, &peer->tcp, addr, on_connected);
     if (rc < 0)
-        gf_framed_close(peer, uv_strerror(rc));
+        end_attempt(peer, uv_strerror(rc));
+}
+
+static void connect_next(struct gf_framed *peer)
+{
+    const struct addrinfo *addr = peer->next;
+
+    peer->next = addr->ai_next;
+    GF_ASSERT(uv_timer_start(&peer->timer, on_connect_timeout, peer->attempt_ms, 0) == 0);
+    connect_to(peer, addr->ai_addr);
+}
+
+static void take_addresses(struct gf_framed *peer, struct addrinfo *found)
+{
+    uint64_t count = 0;
+
+    for (const struct addrinfo *addr = found; addr != NULL; addr = addr->ai_next)
+        count++;
+    peer->found = peer->next = found;
+    peer->attempt_ms = uv_timer_get_due_in(&peer->timer) / count;
+    connect_next(peer);
 }
 
 static void on_lookup(uv_getaddrinfo_t *lookup, int status, struct addrinfo *found)
@@ -273,13 +319,14 @@ static void on_lookup(uv_getaddrinfo_t *lookup, int status, struct addrinfo *fou
 
     free(peer->lookup);
     peer->lookup = NULL;
-    if (peer->reason != NULL) /* closed meanwhile */
+    if (peer->reason != NULL) { /* closed meanwhile */
+        uv_freeaddrinfo(found);
         part_ended(peer);
-    else if (status < 0)
+    } else if (status < 0) {
         gf_framed_close(peer, uv_strerror(status));
-    else
-        connect_to(peer, found->ai_addr);
-    uv_freeaddrinfo(found);
+    } else {
+        take_addresses(peer, found);
+    }
 }
 
 /* Names are looked up on libuv's threads; numbers need no thread. */
