@@ -71,31 +71,32 @@ static void break_part(struct gf_kafka_consumer *consumer, struct part *part, co
 }
 
 /* The end as a number, committed at once: a member that dies before its first commit must not move the group's start. */
-static int64_t end_offset(struct gf_kafka_consumer *consumer, rd_kafka_topic_partition_list_t *list)
+static int64_t end_offset(struct gf_kafka_consumer *consumer, int32_t partition)
 {
-    rd_kafka_topic_partition_t *elem = &list->elems[0];
     int64_t low, high;
 
-    if (rd_kafka_query_watermark_offsets(consumer->rk, elem->topic, elem->partition, &low, &high, COMMITTED_TIMEOUT_MS) !=
-        RD_KAFKA_RESP_ERR_NO_ERROR)
+    if (rd_kafka_query_watermark_offsets(consumer->rk, rd_kafka_topic_name(consumer->topic), partition, &low, &high,
+                                         COMMITTED_TIMEOUT_MS) != RD_KAFKA_RESP_ERR_NO_ERROR)
         return RD_KAFKA_OFFSET_END;
-    elem->offset = high;
-    (void)rd_kafka_commit(consumer->rk, list, 1); /* lost: the next commit says more */
+    gf_kafka_consumer_commit(consumer, partition, high); /* lost: the next commit says more */
     return high;
 }
 
-/* The group's committed offset, else the end. A failed look-up leaves the choice to librdkafka. */
-static int64_t stored_offset(struct gf_kafka_consumer *consumer, int32_t partition)
+/* The group's committed offsets, else the ends. One question for all: while it is unanswered, the caller's thread waits. A
+ * failed look-up leaves the choice to librdkafka. */
+static void ask_group(struct gf_kafka_consumer *consumer, rd_kafka_topic_partition_list_t *list)
 {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    int64_t offset = RD_KAFKA_OFFSET_STORED;
+    bool known = list->cnt > 0 &&
+                 rd_kafka_committed(consumer->rk, list, COMMITTED_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR;
 
-    rd_kafka_topic_partition_list_add(list, rd_kafka_topic_name(consumer->topic), partition);
-    if (rd_kafka_committed(consumer->rk, list, COMMITTED_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR &&
-        list->elems[0].err == RD_KAFKA_RESP_ERR_NO_ERROR)
-        offset = list->elems[0].offset >= 0 ? list->elems[0].offset : end_offset(consumer, list);
-    rd_kafka_topic_partition_list_destroy(list);
-    return offset;
+    for (int i = 0; i < list->cnt; i++) {
+        rd_kafka_topic_partition_t *elem = &list->elems[i];
+
+        if (!known || elem->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+            elem->offset = RD_KAFKA_OFFSET_STORED;
+        else if (elem->offset < 0)
+            elem->offset = end_offset(consumer, elem->partition);
+    }
 }
 
 /* The queue is taken out of the consumer's own before rd_kafka_assign: afterwards it would lose a race with the fetcher. */
@@ -124,6 +125,7 @@ static void close_parts(struct gf_kafka_consumer *consumer)
 static void assign_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topic_partition_list_t *offered)
 {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(offered->cnt);
+    rd_kafka_topic_partition_list_t *stored = rd_kafka_topic_partition_list_new(offered->cnt);
     rd_kafka_resp_err_t err;
 
     GF_ASSERT(consumer->part_count == 0); /* eager: everything was revoked before */
@@ -136,15 +138,18 @@ static void assign_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topi
         if (offset == GF_KAFKA_SKIP)
             continue;
         GF_ASSERT(offset >= 0 || offset == GF_KAFKA_BEGINNING || from_group);
-        if (from_group)
-            offset = stored_offset(consumer, partition);
         open_part(consumer, partition, from_group);
-        rd_kafka_topic_partition_list_add(list, offered->elems[i].topic, partition)->offset = offset;
+        rd_kafka_topic_partition_list_add(from_group ? stored : list, offered->elems[i].topic, partition)->offset = offset;
     }
+    ask_group(consumer, stored);
+    for (int i = 0; i < stored->cnt; i++)
+        rd_kafka_topic_partition_list_add(list, stored->elems[i].topic, stored->elems[i].partition)->offset =
+            stored->elems[i].offset;
     err = rd_kafka_assign(consumer->rk, list);
     if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
         gf_log(GF_ERROR, "assign_failed", "error=\"%s\"", rd_kafka_err2str(err));
     consumer->assigned = err == RD_KAFKA_RESP_ERR_NO_ERROR;
+    rd_kafka_topic_partition_list_destroy(stored);
     rd_kafka_topic_partition_list_destroy(list);
 }
 
