@@ -36,7 +36,9 @@
 #define LINK_EXTRA 64 /* at most, what seq and link add to a notice */
 #define PARTITIONS_MAX 1024
 #define INCARNATION_RETRY_MS 500
-#define COMMIT_MS 200 /* between commits: what a successor may repeat, far less than a client's 512 remembered ids */
+/* Between commits: a successor may repeat so much, and a batch. A client remembers 512 ids of its room: fewer than may be
+ * repeated only where one room has thousands of gifts a second, and then some effects show twice. */
+#define COMMIT_MS 200
 
 struct part {
     int32_t partition;
