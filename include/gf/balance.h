@@ -9,8 +9,8 @@
  * - gf<E>:{u:<id>}:w2, TTL 15 min, 50 + 32 n bytes for n holds: 'w', s status u8, b balance i64, v version i64 (wallet.ver;
  *   0 = no such wallet), f fresh until i64, c confirmed at i64, h sum held i64, r/k rate second and count u32; then per hold:
  *   request id 16, amount i64, deadline i64, in the order in which they came
- * - gf<E>:{u:<id>}:q2:<rid>, marker of one request id, TTL ingest.marker_ttl, 41 bytes: 'P' produced or about to be, 'A'
- *   answered 202; lease until i64, fingerprint 8, nonce 8, price i64, quantity i64
+ * - gf<E>:{u:<id>}:q2:<rid>, marker of one request id, TTL ingest.marker_ttl, 41 bytes: 'P' produced or about to be, 'T' the
+ *   same by a call that has taken an earlier one over, 'A' answered 202; lease until i64, fingerprint 8, nonce 8, price i64, quantity i64
  * - gf<E>:{u:<id>}:d2:<fp>, id (16) of the last equal keyless request, TTL ingest.double_click
  *
  * <rid> is the canonical lower-case text of the UUID; fp and nonce are 16 lower-case hex digits outside of values.
@@ -79,7 +79,7 @@ struct gf_reserve {
 
 /* What the script says; the numbers are the script's. */
 enum gf_reserved {
-    GF_RESERVED_OK = 1,      /* produce it: with price and quantity */
+    GF_RESERVED_OK = 1,      /* produce it: with price and quantity, an earlier call's if this one has taken it over */
     GF_RESERVED_REPLAY,      /* answered 202 before: price, quantity */
     GF_RESERVED_MISMATCH,    /* same key, other body */
     GF_RESERVED_IN_PROGRESS, /* first call unanswered */
@@ -90,12 +90,11 @@ enum gf_reserved {
     GF_RESERVED_BUSY,         /* too many holds */
     GF_RESERVED_INSUFFICIENT, /* available */
     GF_RESERVED_DOUBLE_CLICK,
-    GF_RESERVED_NONE,       /* lookup only: the key is unused */
-    GF_RESERVED_TAKEN_OVER, /* as OK, but an earlier call may be in Kafka: with its price and quantity; never to be aborted */
+    GF_RESERVED_NONE, /* lookup only: the key is unused */
 };
 struct gf_reserve_reply {
     enum gf_reserved answer;
-    int64_t price, quantity; /* OK, TAKEN_OVER, REPLAY */
+    int64_t price, quantity; /* OK, REPLAY */
     int64_t wait_ms;         /* LIMITED, IN_PROGRESS */
     int64_t available;       /* INSUFFICIENT */
 };
@@ -104,7 +103,8 @@ GF_NODISCARD enum gf_class gf_balance_reserve(struct gf_balance *balance, const 
                                               gf_reserved_fn on_reserved, void *ctx);
 /* After the 202: the marker says A from now on. Lost: harmless (the lease runs out, settlement dedupes). */
 void gf_balance_accept(struct gf_balance *balance, const struct gf_reserve *request);
-/* Only when the command is certainly not in Kafka: releases the hold and frees the key, if both are still this call's. */
+/* Only when the command is certainly not in Kafka: releases the hold and frees the key, if both are still this call's and it has
+ * taken no earlier one over. Also after a lost reply. While the primary is away it waits (bounded); lost: the hold runs out. */
 void gf_balance_abort(struct gf_balance *balance, const struct gf_reserve *request);
 
 struct gf_wallet_state {

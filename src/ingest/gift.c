@@ -6,7 +6,7 @@
  *
  * Ownership: struct gift belongs to the request, from `post` until `done`; every path ends in exactly one answer.
  * Failures: whatever may be in Kafka keeps its hold and its marker, so that a repeat with the same key is safe; only
- * what is certainly not there is given back (ABORT). Thread: the loop's, but read_trade. */
+ * what is certainly not there is given back (ABORT), whether Redis has told of it or not. Thread: the loop's, but read_trade. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,8 +36,9 @@ struct gift {
     enum gf_problem problem; /* a verdict, answered unless the key has a better one */
     int64_t available;       /* of an insufficient balance */
     int loads, tries;
-    bool held;  /* the script said OK: there are a hold and a marker of ours */
-    bool first; /* and no earlier call of the key may be in Kafka: both may be given back */
+    bool held;    /* the script said OK: there are a hold and a marker of ours */
+    bool unheard; /* a reply of the script is lost: there may be */
+    bool queued;  /* the command may be in Kafka */
     struct {
         bool found;
         int64_t kind, price;
@@ -59,6 +60,8 @@ static struct gift *of_job(struct gf_job *job)
 
 static void done(struct gift *gift)
 {
+    if ((gift->held || gift->unheard) && !gift->queued && !gift->ingest->closing) /* what is said while closing is not sent */
+        gf_balance_abort(gift->ingest->balance, &gift->reserve);
     gift->ingest->gifts_in_flight--;
     free(gift);
 }
@@ -167,12 +170,6 @@ static bool answered_by_trade(struct gift *gift, enum gf_class class)
 
 /* ---- Kafka ---- */
 
-static void give_back(struct gift *gift)
-{
-    if (gift->first)
-        gf_balance_abort(gift->ingest->balance, &gift->reserve);
-}
-
 static void on_ack(struct gf_produced *produced, enum gf_kafka_ack ack)
 {
     struct gift *gift = of_produced(produced);
@@ -187,7 +184,7 @@ static void on_ack(struct gf_produced *produced, enum gf_kafka_ack ack)
         GF_POINT(ingest_answered);
         break;
     case GF_KAFKA_NOT_PERSISTED:
-        give_back(gift);
+        gift->queued = false;
         unavailable(gift, "the queue does not answer");
         break;
     case GF_KAFKA_MAYBE: /* it may be in the log: hold and marker stay */
@@ -206,10 +203,10 @@ static void produce(struct gift *gift)
     command->ts_ms = gf_clock_real_ms();
     gift->produced.on_ack = on_ack;
     if (gift->ingest->closing || gf_ingest_produce(gift->ingest, command, trace, &gift->produced) != GF_OK) {
-        give_back(gift);
         unavailable(gift, "the queue is full");
         return;
     }
+    gift->queued = true;
     GF_POINT(ingest_produce_after);
 }
 
@@ -299,9 +296,7 @@ static void judge(struct gift *gift, const struct gf_reserve_reply *reply)
 {
     switch (reply->answer) {
     case GF_RESERVED_OK:
-    case GF_RESERVED_TAKEN_OVER:
         gift->held = true;
-        gift->first = reply->answer == GF_RESERVED_OK && gift->tries == 0; /* a repeated call may find its own take-over */
         GF_POINT(ingest_reserve_after);
         gift->reserve.price = reply->price; /* a first call's, if this one has taken it over */
         gift->reserve.quantity = reply->quantity;
@@ -349,6 +344,7 @@ static void on_reserved(void *ctx, const struct gf_reserve_reply *reply)
 {
     struct gift *gift = ctx;
 
+    gift->unheard = gift->unheard || !reply;
     if (reply)
         judge(gift, reply);
     else if (gift->tries++ < TRIES_MAX && gf_balance_up(gift->ingest->balance, gift->command.user_id))

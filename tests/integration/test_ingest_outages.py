@@ -140,6 +140,25 @@ def test_f15_a_gift_in_doubt_keeps_its_hold_and_its_key(own):
     wait_until(lambda: own.http("GET", "/v1/wallet", user=user)[2]["available"] == 6, 60, "the hold is released")
 
 
+def test_a_gift_refused_while_redis_was_silent_holds_no_coins(own, monkeypatch):
+    """Redis does what it was sent, but its reply comes too late: the client hears 503, and so nothing may stay held for the ten minutes of a hold."""
+    user, key = own.new_user(coins=90), uuid7()
+    own.drain()
+    monkeypatch.setitem(own.environ, "GIFTFLOW_INGEST_REDIS_DOWN", "refuse")
+    own.stop("ingest-1")
+    own.start("ingest-1")
+    try:
+        assert own.gift(user, gift_id=100)[0] == 402  # its balance is known, and as fresh as can be
+        with own.frozen("redis"):
+            retriable(own.gift(user, key=key), key)
+        wait_until(lambda: own.gift(user)[0] == 202, 60, "the coins are free for another gift")
+        assert own.gift(user, key=key)[0] == 402
+    finally:
+        monkeypatch.undo()
+        own.stop("ingest-1")
+        own.start("ingest-1")
+
+
 def test_ingest_starts_without_its_parts_and_finds_them(own):
     user, key = own.new_user(coins=10), uuid7()
     own.drain()

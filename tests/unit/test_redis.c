@@ -250,6 +250,35 @@ static void a_script_that_may_not_write_leaves_the_server(void **state)
     redis_server_stop(&own);
 }
 
+/* The server takes the call, and its reply finds nobody: the abort waits until it is back, and meets nobody else's hold. */
+static void what_was_reserved_without_a_reply_is_given_back(void **state)
+{
+    struct gf_reserve lost = request(27, 1, 60), other = request(27, 2, 40), later = lost;
+
+    (void)state;
+    given(27, 3, 100, 1);
+    server.config.redis_timeout = 200;
+    assert_int_equal(kill(server.pid, SIGSTOP), 0);
+    assert_int_equal(reserve(&lost), 0);
+    assert_false(gf_balance_up(balance, 27));
+    gf_balance_abort(balance, &lost);
+    gf_balance_abort(balance, &other); /* of which the server never hears */
+    server.config.redis_timeout = 5000;
+    assert_int_equal(kill(server.pid, SIGCONT), 0);
+    do
+        wait_for(poll_up, &balance);
+    while (!gf_balance_all_up(balance) || !gf_redis_up(redis)); /* whose return stops the loop, too */
+    barrier(); /* the first turn that could has sent them */
+    barrier();
+    assert_string_equal(field(27, "h"), "0");
+    assert_false(has_marker(&lost));
+    snprintf(later.nonce, sizeof(later.nonce), "%016x", 0xdef);
+    assert_int_equal(reserve(&later), GF_RESERVED_OK);
+    gf_balance_abort(balance, &lost);
+    barrier();
+    assert_string_equal(field(27, "h"), "60");
+}
+
 /* What was asked for in a turn whose end the link does not live to see is answered: nobody knows. */
 static void what_was_gathered_is_answered_when_the_cache_closes(void **state)
 {
@@ -263,6 +292,7 @@ static void what_was_gathered_is_answered_when_the_cache_closes(void **state)
     last_class = GF_OK;
     assert_int_equal(gf_balance_reserve(cache, &r, on_reserved, NULL), GF_OK);
     assert_int_equal(gf_balance_load(cache, &wallet, on_stored, NULL), GF_OK);
+    gf_balance_abort(cache, &r); /* nobody waits for it */
     gf_balance_close(&cache);
     assert_int_equal(last_reserve.answer, 0);
     assert_int_equal(last_class, GF_RETRY);
@@ -321,6 +351,7 @@ int main(void)
         cmocka_unit_test(a_password_is_sent_and_read_anew_for_each_connect),
         cmocka_unit_test(a_server_that_became_a_replica_is_left),
         cmocka_unit_test(a_script_that_may_not_write_leaves_the_server),
+        cmocka_unit_test(what_was_reserved_without_a_reply_is_given_back),
         cmocka_unit_test(what_was_gathered_is_answered_when_the_cache_closes),
         cmocka_unit_test(a_refused_port_and_a_bad_address_leave_the_link_down),
     };

@@ -15,6 +15,8 @@
 
 #define RESERVES_MAX 32 /* requests in one call: Redis serves nobody else meanwhile; so many do not wait for more */
 #define WAITING_MAX 20000
+#define ABORTS_MAX 10000 /* waiting for one primary; what is more runs out by its deadline */
+#define ABORTS_TURN 256  /* of them in one turn of the loop */
 #define RESERVE_HEAD 32
 #define RESERVE_BYTES 57
 #define ANSWER_BYTES 17
@@ -44,12 +46,20 @@ struct loads { /* one call of STORE */
     struct gf_store store;
 };
 
+struct abort { /* one call of ABORT: in flight, or waiting for its primary */
+    struct abort *next;
+    struct primary *primary;
+    struct gf_reserve request;
+};
+
 struct primary {
     struct gf_balance *balance;
     struct gf_redis *redis;
     struct reserves *reserves, *last_reserves; /* gathered */
     struct loads *loads, *last_loads;          /* gathered in this turn */
     size_t waiting; /* requests gathered or in flight */
+    struct abort *aborts; /* waiting */
+    size_t abort_count;
 };
 
 struct gf_balance {
@@ -80,7 +90,6 @@ static bool read_answer(const char *text, size_t i, struct gf_reserve_reply *rep
     *reply_r = (struct gf_reserve_reply){.answer = (enum gf_reserved)(at[0] & ~ANSWER_REPLACED)};
     switch (reply_r->answer) {
     case GF_RESERVED_OK:
-    case GF_RESERVED_TAKEN_OVER:
     case GF_RESERVED_REPLAY:
         reply_r->price = x;
         reply_r->quantity = gf_take_i64(at + 9);
@@ -238,26 +247,73 @@ void gf_balance_accept(struct gf_balance *balance, const struct gf_reserve *requ
         return; /* harmless: the lease runs out and settlement dedupes */
 }
 
-void gf_balance_abort(struct gf_balance *balance, const struct gf_reserve *request)
+/* ---- aborts ---- */
+
+static void wait_with_abort(struct abort *abort)
 {
-    struct primary *primary = primary_of(balance, request->user_id);
-    int64_t epoch = balance->config->redis_epoch;
+    struct primary *primary = abort->primary;
+
+    if (primary->abort_count == ABORTS_MAX) {
+        free(abort);
+        return;
+    }
+    abort->next = primary->aborts;
+    primary->aborts = abort;
+    primary->abort_count++;
+}
+
+static void on_abort(void *ctx, const struct gf_reply *reply)
+{
+    if (reply)
+        free(ctx);
+    else
+        wait_with_abort(ctx); /* nobody knows: once more, when the primary is back */
+}
+
+/* RETRY: it was not sent. */
+static enum gf_class send_abort(struct abort *abort)
+{
+    const struct gf_reserve *request = &abort->request;
+    const struct gf_config *config = abort->primary->balance->config;
     char key[3][GF_KEY_MAX];
     uint8_t nonce[GF_FP_TEXT / 2];
-    struct gf_redis_arg arg[6] = {{key[0], gf_key_wallet(key[0], epoch, request->user_id)},
-                                  {key[1], gf_key_marker(key[1], epoch, request->user_id, &request->request_id)}};
+    struct gf_redis_arg arg[6] = {{key[0], gf_key_wallet(key[0], config->redis_epoch, request->user_id)},
+                                  {key[1], gf_key_marker(key[1], config->redis_epoch, request->user_id, &request->request_id)}};
     size_t keys = 2;
 
-    if (request->keyless && balance->config->ingest_double_click > 0) {
-        arg[keys] = (struct gf_redis_arg){key[2], gf_key_click(key[2], epoch, request->user_id, request->fp)};
+    if (request->keyless && config->ingest_double_click > 0) {
+        arg[keys] = (struct gf_redis_arg){key[2], gf_key_click(key[2], config->redis_epoch, request->user_id, request->fp)};
         keys++;
     }
     (void)gf_put_hex(nonce, request->nonce);
     arg[keys] = (struct gf_redis_arg){GF_WALLET_TTL, strlen(GF_WALLET_TTL)};
     arg[keys + 1] = (struct gf_redis_arg){(const char *)request->request_id.b, sizeof(request->request_id.b)};
     arg[keys + 2] = (struct gf_redis_arg){(const char *)nonce, sizeof(nonce)};
-    if (gf_redis_script(primary->redis, GF_SCRIPT_ABORT, arg, keys + 3, keys, NULL, NULL) != GF_OK)
-        return; /* the hold runs out by its deadline */
+    return gf_redis_script(abort->primary->redis, GF_SCRIPT_ABORT, arg, keys + 3, keys, on_abort, abort);
+}
+
+void gf_balance_abort(struct gf_balance *balance, const struct gf_reserve *request)
+{
+    struct abort *abort = gf_xmalloc(sizeof(*abort));
+
+    *abort = (struct abort){.primary = primary_of(balance, request->user_id), .request = *request};
+    if (send_abort(abort) != GF_OK)
+        wait_with_abort(abort);
+}
+
+/* A piece per turn, so that they are in nobody's way when the primary comes back. */
+static void send_waiting_aborts(struct primary *primary)
+{
+    for (int i = 0; i < ABORTS_TURN && primary->aborts && gf_redis_up(primary->redis); i++) {
+        struct abort *abort = primary->aborts;
+
+        primary->aborts = abort->next;
+        primary->abort_count--;
+        if (send_abort(abort) == GF_OK)
+            continue;
+        wait_with_abort(abort);
+        return;
+    }
 }
 
 /* ---- loads ---- */
@@ -429,6 +485,7 @@ static void on_prepare(uv_prepare_t *prepare)
     struct gf_balance *balance = prepare->data;
 
     for (int i = 0; i < balance->count; i++) {
+        send_waiting_aborts(&balance->primaries[i]);
         send_gathered(&balance->primaries[i]);
         gf_redis_flush(balance->primaries[i].redis);
     }
@@ -478,7 +535,14 @@ bool gf_balance_any_up(const struct gf_balance *balance)
 
 static void on_closed(uv_handle_t *handle)
 {
-    free(handle->data);
+    struct gf_balance *balance = handle->data;
+
+    for (int i = 0; i < balance->count; i++)
+        for (struct abort *abort = balance->primaries[i].aborts, *next; abort; abort = next) {
+            next = abort->next;
+            free(abort);
+        }
+    free(balance);
 }
 
 void gf_balance_close(struct gf_balance **balance)

@@ -94,7 +94,7 @@ bool gf_marker_parse(const char *text, size_t len, struct gf_marker *marker_r)
     const uint8_t *at = (const uint8_t *)text;
     struct gf_marker marker = {0};
 
-    if (len != GF_MARKER_BYTES || (at[0] != 'A' && at[0] != 'P'))
+    if (len != GF_MARKER_BYTES || (at[0] != 'A' && at[0] != 'P' && at[0] != 'T'))
         return false;
     marker.accepted = at[0] == 'A';
     marker.lease_ms = gf_take_i64(at + 1);

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- ABORT: releases the hold and frees the key of a call that is certainly not in Kafka, if both are still its own.
+-- ABORT: releases the hold and frees the key of a call that is certainly not in Kafka, if both are still its own and no earlier
+-- call with this key may be there.
 -- KEYS  w q [d]
 -- ARGV  wallet_ttl id nonce (16 and 8 bytes)
 -- Reply: 1 released, 0 not ours.

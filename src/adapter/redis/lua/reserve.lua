@@ -8,7 +8,7 @@
 --        is available; behind them the text of the last failure, if there was one.
 local wallet_ttl, marker_ttl, click_ttl, blob = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local rate, lease_ms, hold_ms, max, count = unpack('<i8i8i8i4i4', blob)
-local P, due = 'P' .. pack('<i8', now + lease_ms), pack('<i8', now + hold_ms)
+local lease, due = pack('<i8', now + lease_ms), pack('<i8', now + hold_ms)
 local full = HEAD + HOLD * max
 
 local function answer(code, x) return pack('<Bi8i8', code, x or 0, 0) end
@@ -19,8 +19,8 @@ local function judge_marker(m, w, q, at, amount)
   if sub(m, 10, 17) ~= sub(blob, at + 24, at + 31) then return answer(3) end
   if sub(m, 18, 25) == sub(blob, at + 32, at + 39) then return '\1' .. terms end
   if byte(m) == 65 then return '\2' .. terms end
-  local lease = unpack('<i8', m, 2)
-  if lease > now then return answer(4, lease - now) end
+  local leased = unpack('<i8', m, 2)
+  if leased > now then return answer(4, leased - now) end
   -- Take-over: the first call may be in Kafka, so this one goes on with the first price.
   local value = read(w)
   local held = value and find_hold(value, sub(blob, at, at + 15), HEAD + 1)
@@ -28,8 +28,8 @@ local function judge_marker(m, w, q, at, amount)
     call('PSETEX', w, wallet_ttl, sub(value, 1, held + 23) .. due .. sub(value, held + HOLD))
   end
   if held or amount < 0 then
-    call('PSETEX', q, marker_ttl, P .. sub(blob, at + 24, at + 39) .. terms)
-    return '\13' .. terms
+    call('PSETEX', q, marker_ttl, 'T' .. lease .. sub(blob, at + 24, at + 39) .. terms)
+    return '\1' .. terms
   end
 end
 
@@ -95,9 +95,10 @@ local function judge(w, q, d, at, amount)
     return answer(10, b - h)
   end
   write(h + amount, holds .. sub(blob, at, at + 23) .. due)
-  call('PSETEX', q, marker_ttl, P .. sub(blob, at + 24, at + 55))
+  -- Where an earlier call has left its marker or its hold, that one may be in Kafka.
+  call('PSETEX', q, marker_ttl, ((own or m and not odd) and 'T' or 'P') .. lease .. sub(blob, at + 24, at + 55))
   if d then call('PSETEX', d, click_ttl, id) end
-  return (odd and '\129' or m and '\13' or '\1') .. sub(blob, at + 40, at + 55)
+  return (odd and '\129' or '\1') .. sub(blob, at + 40, at + 55)
 end
 
 -- The common case in three calls: nothing stands against the request and there is no marker, so all rules agree.
@@ -109,7 +110,7 @@ local function reserve(w, q, d, at)
     local used = r == second and k or 0
     if f >= now and v ~= 0 and s == 1 and used < rate and b - h >= amount and
       not find(value, sub(blob, at, at + 15), HEAD + 1, true) and
-      call('SET', q, P .. sub(blob, at + 24, at + 55), 'NX', 'PX', marker_ttl) then
+      call('SET', q, 'P' .. lease .. sub(blob, at + 24, at + 55), 'NX', 'PX', marker_ttl) then
       call('PSETEX', w, wallet_ttl, sub(value, 1, 34) .. pack('<i8I4I4', h + amount, second, used + 1) ..
         sub(value, HEAD + 1) .. sub(blob, at, at + 23) .. due)
       return '\1' .. sub(blob, at + 40, at + 55)
