@@ -115,13 +115,13 @@ struct gf_wallet_state {
 };
 #define GF_PUBLISH_RELEASE INT64_C(-1)
 
-/* What the primary database says. OK: taken; REJECT: Redis has a newer version (read again once; still: gf_balance_forget
- * and load); RETRY: not known. */
+/* What the primary database says. OK: taken; REJECT: Redis has a newer version (if the database, read once more, is behind what
+ * Redis has: gf_balance_forget, then read and load); RETRY: not known. */
 typedef void (*gf_stored_fn)(void *ctx, enum gf_class class);
 GF_NODISCARD enum gf_class gf_balance_load(struct gf_balance *balance, const struct gf_wallet_state *wallet,
                                            gf_stored_fn on_stored, void *ctx);
-/* Deletes the wallet, holds included; loads made afterwards come afterwards. */
-GF_NODISCARD enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id);
+/* Deletes the wallet, holds included. */
+GF_NODISCARD enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id, gf_reply_fn on_reply, void *ctx);
 /* What a transaction of the role itself left (freeze, new wallet). Best effort. */
 void gf_balance_publish(struct gf_balance *balance, const struct gf_wallet_state *wallet);
 /* GET of the marker or the wallet, to be parsed with the functions above. */

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Loader of cold wallets (F10): ids gather for at most 2 ms or 500, one SELECT reads them from the primary, LOAD writes
- * each into Redis. Loads of one user share one read (single flight). A wallet that Redis knows newer is read once more;
- * if MySQL is still behind (a restored or lagging server), Redis is wrong: the key is deleted and written anew. Thread:
- * the loop's, but read_wallets. Bounded by the callers: each load waits for one request in flight. */
+ * each into Redis. Loads of one user share one read (single flight).
+ *
+ * A wallet that Redis knows newer: settlement was faster, or MySQL is behind (a restored or lagging server) and Redis is wrong.
+ * So what Redis has is looked at, then MySQL is read once more; only if that is older does Redis lie: the key is deleted, and what
+ * MySQL says after that is loaded, as what settlement tells in between may come before the deletion.
+ *
+ * Thread: the loop's, but read_wallets. Bounded by the callers: each load waits for one request in flight. */
 #include <stdlib.h>
 
 #include "gf/hash.h"
@@ -26,7 +30,8 @@ struct load { /* one user being loaded */
     struct gf_balance_loader *loader;
     struct gf_wallet_state wallet;
     struct waiter *waiters;
-    bool again; /* this is the second read */
+    enum { FIRST, AGAIN, FORGOTTEN } read;
+    int64_t cached_ver; /* AGAIN: what Redis had before this read */
 };
 
 struct batch { /* one SELECT */
@@ -74,35 +79,62 @@ static void gather(struct load *load);
 
 /* ---- into Redis ---- */
 
-static void on_forced(void *ctx, enum gf_class class)
+static void on_forgotten(void *ctx, const struct gf_reply *reply)
 {
-    finish(ctx, class == GF_REJECT ? GF_OK : class); /* settlement was faster: it knows best */
+    struct load *load = ctx;
+
+    if (!reply || gf_reply_type(reply) != GF_REPLY_INT) {
+        finish(load, GF_RETRY);
+        return;
+    }
+    load->read = FORGOTTEN;
+    gather(load);
 }
 
-/* MySQL is behind Redis twice in a row: MySQL is the truth. */
-static void force(struct load *load)
+/* MySQL is the truth. */
+static void forget(struct load *load)
 {
-    struct gf_balance *balance = load->loader->ingest->balance;
-
     gf_metric_add(GF_M_WALLET_BEHIND, 1);
-    gf_log(GF_ERROR, "wallet_behind", "ver=%lld", (long long)load->wallet.ver);
-    if (gf_balance_forget(balance, load->wallet.user_id) != GF_OK ||
-        gf_balance_load(balance, &load->wallet, on_forced, load) != GF_OK)
+    gf_log(GF_ERROR, "wallet_behind", "ver=%lld cached_ver=%lld", (long long)load->wallet.ver, (long long)load->cached_ver);
+    if (gf_balance_forget(load->loader->ingest->balance, load->wallet.user_id, on_forgotten, load) != GF_OK)
         finish(load, GF_RETRY);
+}
+
+static void on_looked_at(void *ctx, const struct gf_reply *reply)
+{
+    struct load *load = ctx;
+    struct gf_cached_wallet cached = {0};
+    size_t len;
+    const char *text;
+
+    if (!reply || gf_reply_type(reply) == GF_REPLY_ERROR) {
+        finish(load, GF_RETRY);
+        return;
+    }
+    text = gf_reply_type(reply) == GF_REPLY_TEXT ? gf_reply_text(reply, &len) : NULL;
+    load->cached_ver = text && gf_cached_wallet_parse(text, len, &cached) ? cached.ver : 0;
+    load->read = AGAIN;
+    gather(load);
 }
 
 static void on_stored(void *ctx, enum gf_class class)
 {
     struct load *load = ctx;
 
-    if (class != GF_REJECT) {
+    if (class != GF_REJECT)
         finish(load, class);
-    } else if (!load->again) {
-        load->again = true;
-        gather(load);
-    } else {
-        force(load);
-    }
+    else if (load->read != FIRST)
+        finish(load, GF_OK); /* settlement was faster: it knows best */
+    else if (gf_balance_get_wallet(load->loader->ingest->balance, load->wallet.user_id, on_looked_at, load) != GF_OK)
+        finish(load, GF_RETRY);
+}
+
+static void store(struct load *load)
+{
+    if (load->read == AGAIN && load->wallet.ver < load->cached_ver)
+        forget(load);
+    else if (gf_balance_load(load->loader->ingest->balance, &load->wallet, on_stored, load) != GF_OK)
+        finish(load, GF_RETRY);
 }
 
 /* ---- from MySQL ---- */
@@ -151,7 +183,6 @@ static enum gf_class read_wallets(struct gf_job *job, struct gf_sql *sql, struct
 static void on_read(struct gf_job *job, enum gf_class class, const struct gf_error *error)
 {
     struct batch *batch = (struct batch *)(void *)job;
-    struct gf_ingest *ingest = batch->loader->ingest;
 
     if (class != GF_OK)
         gf_log(GF_WARN, "wallets_unread", "count=%zu error=\"%s\"", batch->count, error->text);
@@ -163,7 +194,9 @@ static void on_read(struct gf_job *job, enum gf_class class, const struct gf_err
         const struct gf_wallet_state *read = bsearch(&key, batch->wallets, batch->count, sizeof(key), by_user);
 
         load->wallet = *read;
-        if (class != GF_OK || gf_balance_load(ingest->balance, &load->wallet, on_stored, load) != GF_OK)
+        if (class == GF_OK)
+            store(load);
+        else
             finish(load, GF_RETRY);
     }
     free(batch);

@@ -406,12 +406,12 @@ void gf_balance_publish(struct gf_balance *balance, const struct gf_wallet_state
 
 /* ---- plain commands ---- */
 
-enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id)
+enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id, gf_reply_fn on_reply, void *ctx)
 {
     char key[GF_KEY_MAX];
     struct gf_redis_arg del[] = {{"DEL", 3}, {key, gf_key_wallet(key, balance->config->redis_epoch, user_id)}};
 
-    return gf_redis_command(primary_of(balance, user_id)->redis, del, GF_COUNT(del), NULL, NULL);
+    return gf_redis_command(primary_of(balance, user_id)->redis, del, GF_COUNT(del), on_reply, ctx);
 }
 
 enum gf_class gf_balance_get_marker(struct gf_balance *balance, int64_t user_id, const struct gf_uuid *request_id,
