@@ -77,6 +77,7 @@ struct gf_verdict {
 GF_NODISCARD enum gf_class gf_letter_judge(struct gf_sql *sql, const struct gf_letter *letter, struct gf_verdict *verdict_r,
                                            struct gf_error *error_r);
 
-/* From open to replayed or dropped; *moved_r false: it was not open. One statement, so that two operators cannot both do it. */
-GF_NODISCARD enum gf_class gf_letter_mark(struct gf_sql *sql, const struct gf_letter_id *id, enum gf_letter_state state,
-                                          bool *moved_r, struct gf_error *error_r);
+/* From open to replayed or dropped, in one statement, so that two operators cannot both do it. *now_r: what the letter is then:
+ * another state, if somebody else was first; -1: there is no such letter. */
+GF_NODISCARD enum gf_class gf_letter_mark(struct gf_sql *sql, const struct gf_letter_id *id, enum gf_letter_state state, int *now_r,
+                                          struct gf_error *error_r);

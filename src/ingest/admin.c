@@ -75,7 +75,7 @@ static void on_done(struct gf_job *base, enum gf_class class, const struct gf_er
         gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "admin_request_failed", "class=%s error=\"%s\"",
                gf_class_name(class), error->text);
         if (class == GF_RETRY || class == GF_UNCERTAIN)
-            gf_admin_unavailable(job, "the database did not answer: it may or may not have happened");
+            gf_admin_unavailable(job, job->done_so_far ? job->done_so_far : "the database did not answer: it may or may not have happened");
         else
             gf_admin_refuse(job, GF_PROBLEM_INTERNAL, NULL);
     } else if (job->refused) {
@@ -105,7 +105,7 @@ void gf_admin_submit(struct gf_admin_job *job, gf_admin_run_fn run)
 {
     job->job.run = run;
     if (gf_db_submit(job->ingest->db, &job->job) != GF_OK)
-        gf_admin_unavailable(job, "the database is away or too busy; nothing has happened");
+        gf_admin_unavailable(job, job->done_so_far ? job->done_so_far : "the database is away or too busy; nothing has happened");
 }
 
 bool gf_admin_id(struct gf_admin_job *job, struct gf_slice text, int64_t max, int64_t *id_r)

@@ -60,10 +60,10 @@ void gf_admin_dead_list(const struct gf_call *call)
 
 /* ---- one dead letter ---- */
 
-static void add_state(struct gf_admin_job *job, enum gf_letter_state state)
+static void add_state(struct gf_admin_job *job, int state)
 {
     gf_buf_addf(&job->body, "{\"log\":%lld,\"off\":%lld,\"state\":\"%s\"}", (long long)job->log, (long long)job->off,
-                gf_letter_state_text((int)state));
+                gf_letter_state_text(state));
 }
 
 /* Judges the letter and keeps what is to be produced. Thread: database. */
@@ -95,33 +95,29 @@ out:
 static enum gf_class run_drop(struct gf_job *base, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_admin_job *job = (struct gf_admin_job *)base;
-    struct gf_sql_result *result = NULL;
-    struct gf_letter letter;
-    bool moved = false;
-    enum gf_class class = gf_letter_mark(sql, &(struct gf_letter_id){job->log, job->off}, GF_LETTER_DROPPED, &moved, error_r);
+    int state = -1;
+    enum gf_class class = gf_letter_mark(sql, &(struct gf_letter_id){job->log, job->off}, GF_LETTER_DROPPED, &state, error_r);
 
-    if (class == GF_OK)
-        class = gf_letter_get(sql, &(struct gf_letter_id){job->log, job->off}, &result, error_r);
     if (class != GF_OK)
         return class;
-    if (!gf_letter_next(result, &letter))
-        class = gf_admin_problem(job, GF_PROBLEM_NOT_FOUND, "there is no such dead letter");
-    else if (letter.state != GF_LETTER_DROPPED)
-        class = gf_admin_problem(job, GF_PROBLEM_CONFLICT, "this dead letter was replayed before");
-    else
-        add_state(job, GF_LETTER_DROPPED);
-    gf_sql_result_free(&result);
-    return class;
+    if (state < 0)
+        return gf_admin_problem(job, GF_PROBLEM_NOT_FOUND, "there is no such dead letter");
+    if (state != GF_LETTER_DROPPED)
+        return gf_admin_problem(job, GF_PROBLEM_CONFLICT, "this dead letter was replayed before");
+    add_state(job, state);
+    return GF_OK;
 }
 
-/* Thread: database. */
+/* The record is in the log again, whatever the letter is now: somebody may have dropped it meanwhile. Thread: database. */
 static enum gf_class run_replayed(struct gf_job *base, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_admin_job *job = (struct gf_admin_job *)base;
-    bool moved = false;
+    int state = -1;
+    enum gf_class class = gf_letter_mark(sql, &(struct gf_letter_id){job->log, job->off}, GF_LETTER_REPLAYED, &state, error_r);
 
-    add_state(job, GF_LETTER_REPLAYED);
-    return gf_letter_mark(sql, &(struct gf_letter_id){job->log, job->off}, GF_LETTER_REPLAYED, &moved, error_r);
+    if (class == GF_OK)
+        add_state(job, state);
+    return class;
 }
 
 /* The record is in the log again. If the mark is lost now, a second replay is possible and without effect (G2). */
@@ -130,12 +126,13 @@ static void on_ack(struct gf_produced *produced, enum gf_kafka_ack ack)
     struct gf_admin_job *job = (struct gf_admin_job *)((char *)produced - offsetof(struct gf_admin_job, produced));
 
     if (ack != GF_KAFKA_PERSISTED) {
-        gf_admin_unavailable(job, "the log does not answer; try again");
+        gf_admin_unavailable(job, "the log did not confirm the record; another replay does no harm");
         return;
     }
     gf_log(GF_INFO, "dead_letter_replayed", "log=%lld off=%lld", (long long)job->log, (long long)job->off);
     job->status = 202;
     job->on_ok = NULL;
+    job->done_so_far = "the record is in the log again, but may not be marked as replayed; another replay does no harm";
     gf_admin_submit(job, run_replayed);
 }
 

@@ -205,7 +205,20 @@ void gf_letter_json(const struct gf_letter *letter, struct gf_buf *out)
     gf_buf_addf(out, ",\"state\":\"%s\",\"ts\":%" PRId64 "}", gf_letter_state_text(letter->state), letter->ts_ms);
 }
 
-enum gf_class gf_letter_mark(struct gf_sql *sql, const struct gf_letter_id *id, enum gf_letter_state state, bool *moved_r,
+static enum gf_class read_state(struct gf_sql *sql, const struct gf_letter_id *id, int *state_r, struct gf_error *error_r)
+{
+    struct gf_sql_result *result;
+    enum gf_class class = gf_sql_queryf(sql, &result, error_r, "SELECT state FROM dead_letter WHERE log = %" PRId64 " AND off = %" PRId64,
+                                        id->log, id->off);
+
+    if (class != GF_OK)
+        return class;
+    *state_r = gf_sql_next(result) ? (int)gf_sql_i64(result, 0) : -1;
+    gf_sql_result_free(&result);
+    return GF_OK;
+}
+
+enum gf_class gf_letter_mark(struct gf_sql *sql, const struct gf_letter_id *id, enum gf_letter_state state, int *now_r,
                              struct gf_error *error_r)
 {
     int64_t affected = 0;
@@ -218,9 +231,12 @@ enum gf_class gf_letter_mark(struct gf_sql *sql, const struct gf_letter_id *id, 
                 id->log, id->off, GF_LETTER_NEW, GF_LETTER_FED);
     class = gf_sql_exec(sql, text.data, text.len, &affected, error_r);
     gf_buf_free(&text);
-    if (class == GF_OK)
-        *moved_r = affected == 1;
-    return class;
+    if (class != GF_OK)
+        return class;
+    if (affected == 0)
+        return read_state(sql, id, now_r, error_r);
+    *now_r = (int)state;
+    return GF_OK;
 }
 
 /* ---- what may be produced again ---- */

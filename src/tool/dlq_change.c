@@ -131,20 +131,17 @@ static enum gf_class replay_letter(struct change *change, const struct gf_letter
 static enum gf_class drop_letter(struct change *change, const struct gf_letter *letter, struct attempt *attempt)
 {
     struct dlq *dlq = change->dlq;
-    bool open = (1u << letter->state & GF_LETTER_OPEN) != 0, moved = false;
+    bool open = (1u << letter->state & GF_LETTER_OPEN) != 0;
+    int state = letter->state;
     enum gf_class class = GF_OK;
 
-    if (open && !dlq->options.dry_run)
-        class = gf_letter_mark(dlq->sql, &letter->id, GF_LETTER_DROPPED, &moved, &dlq->error);
-    if (class != GF_OK)
-        return class;
-    if (!open)
-        set(attempt, END_REFUSED, letter->state == GF_LETTER_REPLAYED ? "it was replayed before" : "it was dropped before");
-    else if (dlq->options.dry_run)
+    if (open && dlq->options.dry_run)
         set(attempt, END_WOULD, "");
-    else if (!moved)
-        set(attempt, END_REFUSED, "somebody else has just closed it");
-    return GF_OK;
+    else if (open)
+        class = gf_letter_mark(dlq->sql, &letter->id, GF_LETTER_DROPPED, &state, &dlq->error);
+    if (class == GF_OK && (!open || state == GF_LETTER_REPLAYED))
+        set(attempt, END_REFUSED, state == GF_LETTER_REPLAYED ? "it was replayed before" : "it was dropped before");
+    return class;
 }
 
 static enum gf_class take(struct change *change, const struct gf_letter *letter)
@@ -157,32 +154,31 @@ static enum gf_class take(struct change *change, const struct gf_letter *letter)
 
 /* ---- a page ---- */
 
-static enum gf_class mark_replayed(struct change *change, struct attempt *attempt)
+/* What was acknowledged is in the log again, whatever can be said of its letter. */
+static void mark_replayed(struct change *change, struct attempt *attempt)
 {
     struct dlq *dlq = change->dlq;
-    bool moved = false;
+    int state = -1;
 
     if (!attempt->produced)
-        return GF_OK;
-    if (!attempt->acknowledged) {
+        return;
+    if (!attempt->acknowledged)
         set(attempt, END_FAILED, "Kafka has not acknowledged it; it stays open, another replay does no harm");
-        return GF_OK;
-    }
-    return gf_letter_mark(dlq->sql, &attempt->id, GF_LETTER_REPLAYED, &moved, &dlq->error);
+    else if (gf_letter_mark(dlq->sql, &attempt->id, GF_LETTER_REPLAYED, &state, &dlq->error) != GF_OK)
+        set(attempt, END_FAILED, "its record is in the log again, but it could not be marked; another replay does no harm");
+    else if (state == GF_LETTER_DROPPED)
+        set(attempt, END_DONE, "its record is in the log again; somebody has dropped the letter meanwhile");
 }
 
 /* After this nothing is in flight, so that no acknowledgement meets the next page. */
 static enum gf_class end_page(struct change *change)
 {
-    enum gf_class class = GF_OK;
-
     if (change->producer != NULL && gf_kafka_producer_flush(change->producer, change->dlq->config->kafka_message_timeout + 5000) > 0)
         return gf_fail(&change->dlq->error, GF_FATAL, 0, "Kafka's client neither sends nor gives up; nothing was marked");
-    for (int i = 0; i < change->count && class == GF_OK; i++)
-        class = mark_replayed(change, &change->page[i]);
-    if (class == GF_OK)
-        print_page(change);
-    return class;
+    for (int i = 0; i < change->count; i++)
+        mark_replayed(change, &change->page[i]);
+    print_page(change);
+    return GF_OK;
 }
 
 static enum gf_class by_filter(struct change *change)

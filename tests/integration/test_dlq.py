@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """giftflow dlq: what operators see of dead letters, and which of them may be produced again, once."""
 
+import concurrent.futures
+import contextlib
 import json
 import subprocess
 import time
@@ -248,6 +250,73 @@ def test_a_crash_between_producing_and_marking_has_no_second_effect(post):
     result, why = results(dlq(post, "replay", name, "--json", "--force"))[name]
     assert result == "refused" and "settled" in why  # now it can
     dlq(post, "drop", name)
+
+
+@contextlib.contextmanager
+def dropped_by_another(stack, names):
+    """Letters that another operator is dropping: his transaction has their rows. -> (commit, wait until so many replays wait for him to mark theirs)"""
+    rows = [name.split("-") for name in names]
+    wait_until(lambda: all(letter(stack, name)["state"] == 1 for name in names), 60, "fed: sweep wants these rows no more")
+    with contextlib.closing(stack.connect_db(user="root")) as his, contextlib.closing(stack.connect_db(user="root")) as look:
+        his.begin()
+        with his.cursor() as cursor:
+            for row in rows:
+                assert cursor.execute("UPDATE dead_letter SET state = 3 WHERE log = %s AND off = %s", row) == 1
+
+        def waiting():
+            with look.cursor() as cursor:
+                cursor.execute("SELECT COUNT(*) AS n FROM information_schema.processlist WHERE info LIKE 'UPDATE dead_letter SET state = 2%'")
+                return cursor.fetchone()["n"]
+
+        yield his.commit, lambda count: wait_until(lambda: waiting() == count, 60, "replays that want to mark")
+
+
+def bury_credits(stack, count=2):
+    """Letters that may be replayed -> {name: user}; each gives its user, who has 10 coins, 5 more."""
+    letters = {}
+    for _ in range(count):
+        user, credit = stack.new_user(10), new_credit_id()
+        letters[bury(stack, user, credit_command(credit, user))] = user
+        open_credit(stack, credit, user, 5)
+    return letters
+
+
+def test_a_replay_that_meets_a_drop_says_what_is_true(post):
+    letters = bury_credits(post)
+    names = list(letters)
+    with dropped_by_another(post, names) as (commit, wait_for), concurrent.futures.ThreadPoolExecutor() as pool:
+        by_api = pool.submit(post.admin, "POST", "/admin/v1/dead-letters/{}/{}/replay".format(*names[0].split("-")))
+        by_tool = pool.submit(dlq, post, "replay", names[1], "--json")
+        wait_for(2)
+        commit()
+        status, _, answer = by_api.result()
+        assert (status, answer["state"]) == (202, "dropped"), answer
+        result, why = results(by_tool.result())[names[1]]
+        assert result == "replayed" and "dropped the letter meanwhile" in why
+    assert [letter(post, name)["state"] for name in names] == [DROPPED] * 2
+    for user in letters.values():
+        wait_until(lambda: post.balance(user) == 15, 60, "the credit: it is in the log again")
+
+
+def test_a_replay_that_cannot_be_marked_says_that_it_was_made(post):
+    letters = bury_credits(post)
+    names = list(letters)
+    with dropped_by_another(post, names) as (_, wait_for), concurrent.futures.ThreadPoolExecutor() as pool:
+        by_api = pool.submit(post.admin, "POST", "/admin/v1/dead-letters/{}/{}/replay".format(*names[0].split("-")))
+        by_tool = pool.submit(dlq, post, "replay", names[1], "--json", status=1)
+        wait_for(2)
+        post.close_db()
+        post.kill("mysql")
+        status, _, answer = by_api.result()
+        assert status == 503 and "in the log again" in answer["detail"], answer
+        result, why = results(by_tool.result())[names[1]]
+        assert result == "failed" and "in the log again" in why
+    post.start("mysql")
+    for name in ("ingest-1", "settle-1", "sweep-1"):
+        wait_until(lambda: post.is_ready(name), 60, f"{name} is ready")
+    for user in letters.values():
+        wait_until(lambda: post.balance(user) == 15, 60, "the credit")
+    assert [letter(post, name)["state"] for name in names] == [1, 1]
 
 
 def test_drop_marks_and_never_deletes(post):
