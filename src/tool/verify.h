@@ -23,7 +23,7 @@
     X(INCOME, "income", "the income rows of each log are its rolled-up trades")                                       \
     X(INCOME_ACCOUNT, "income_account", "each income account is the sum of its income rows")                          \
     X(REDIS_BALANCE, "redis_balance", "no cached wallet is ahead of MySQL or differs at the same version")            \
-    X(REDIS_HOLDS, "redis_holds", "held coins are the sum of the holds, and no hold outlives its deadline")
+    X(REDIS_HOLDS, "redis_holds", "held coins are the sum of the holds")
 
 #define VERIFY_ENUM(id, name, what) VERIFY_##id,
 enum verify_check { VERIFY_CHECKS(VERIFY_ENUM) VERIFY_COUNT };
@@ -57,7 +57,7 @@ struct verify_receiver {
 struct verify_cached { /* one wallet as Redis has it */
     int64_t user_id, ver, balance, status;
     bool loaded;      /* has a balance and a version */
-    bool holds_wrong; /* they do not add up, or one has outlived its deadline */
+    bool holds_wrong; /* they do not add up */
 };
 
 /* The last row that was seen of a user; a table of them keeps as many as it has places, the newest of each. */

@@ -21,7 +21,7 @@ struct truth { /* a row of `wallet` */
 enum drift { DRIFT_NONE, DRIFT_BEHIND, DRIFT_OTHER, DRIFT_AHEAD, DRIFT_NO_WALLET, DRIFT_HOLDS };
 
 static const char *const drift_texts[] = {"none",      "behind MySQL for more than five seconds", "another balance or status at the same version",
-                                          "ahead of MySQL", "has no wallet in MySQL",             "its holds do not add up, or outlive their deadline"};
+                                          "ahead of MySQL", "has no wallet in MySQL",             "its holds do not add up"};
 
 static enum drift judge(const struct verify_cached *cached, const struct truth *truth)
 {
