@@ -152,14 +152,34 @@ enum gf_class watch_redis_page(struct watch *watch, bool *done_r)
 
 /* ---- suspects ---- */
 
-/* False: Redis did not take it. Whether it has changed the wallet does not matter: then somebody newer has. */
-static bool mend(struct watch *watch, const struct truth *truth, int64_t user_id, enum drift drift)
+/* REJECT: Redis refuses this wallet, for want of memory, say. RETRY: the link is lost, or leads to a primary that is none any more. */
+static enum gf_class read_mended(struct watch *watch, struct gf_redis_sync *link, bool publish)
+{
+    struct gf_error *error = &watch->verify.error;
+    struct gf_published published = {0};
+    struct gf_reply *reply = NULL;
+    enum gf_class class = gf_redis_sync_reply(link, &reply, error);
+    const char *text;
+    size_t len;
+
+    if (class != GF_OK)
+        return class;
+    if (gf_reply_type(reply) == GF_REPLY_ERROR) {
+        text = gf_reply_text(reply, &len);
+        class = gf_fail(error, strncmp(text, "READONLY", 8) == 0 ? GF_RETRY : GF_REJECT, 0, "redis: %.200s", text);
+    } else if (publish && (!gf_balance_published(reply, &published) || published.failed > 0)) {
+        class = gf_fail(error, GF_REJECT, 0, "redis: %s", published.error);
+    }
+    gf_reply_free(&reply);
+    return class;
+}
+
+/* Whether Redis has changed the wallet does not matter: then somebody newer has. */
+static enum gf_class mend(struct watch *watch, const struct truth *truth, int64_t user_id, enum drift drift)
 {
     struct gf_redis_sync *link = gf_verify_scan_link(watch->redis.scan, user_id);
     int64_t epoch = watch->verify.config->redis_epoch;
-    bool publish = drift == DRIFT_BEHIND || drift == DRIFT_OTHER, ok;
-    struct gf_published published = {0};
-    struct gf_reply *reply = NULL;
+    bool publish = drift == DRIFT_BEHIND || drift == DRIFT_OTHER;
     char key[GF_KEY_MAX];
 
     if (publish) {
@@ -172,11 +192,7 @@ static bool mend(struct watch *watch, const struct truth *truth, int64_t user_id
 
         gf_redis_sync_command(link, del, GF_COUNT(del));
     }
-    if (gf_redis_sync_reply(link, &reply, &watch->verify.error) != GF_OK)
-        return false;
-    ok = publish ? gf_balance_published(reply, &published) && published.failed == 0 : gf_reply_type(reply) == GF_REPLY_INT;
-    gf_reply_free(&reply);
-    return ok;
+    return read_mended(watch, link, publish);
 }
 
 /* The second look. A wallet that is behind may have been published meanwhile and be behind again, rightly. */
@@ -185,30 +201,33 @@ static bool is_drift(const struct watch_suspect *first, const struct verify_cach
     return drift != DRIFT_NONE && (drift != DRIFT_BEHIND || cached->ver < first->ver);
 }
 
-/* False: Redis is lost. */
-static bool look_again(struct watch *watch, const struct watch_suspect *first, const struct truth *truths, size_t count)
+/* RETRY: Redis is lost. */
+static enum gf_class look_again(struct watch *watch, const struct watch_suspect *first, const struct truth *truths, size_t count)
 {
     struct verify *verify = &watch->verify;
     const struct verify_cached *cached = NULL;
     const struct truth *truth = find_truth(truths, count, first->user_id);
+    enum gf_class class;
     enum drift drift;
 
     for (size_t i = 0; i < verify->cached_count && cached == NULL; i++)
         if (verify->cached[i].user_id == first->user_id)
             cached = &verify->cached[i];
     if (cached == NULL)
-        return true; /* expired meanwhile */
+        return GF_OK; /* expired meanwhile */
     drift = judge(cached, truth);
     if (!is_drift(first, cached, drift))
-        return true;
+        return GF_OK;
     gf_metric_add(GF_M_VERIFY_DRIFT_REDIS, 1);
     gf_log(GF_WARN, "redis_drift_found", "user_id=%" PRId64 " what=\"%s\" cached_ver=%" PRId64 " ver=%" PRId64 " cached_balance=%" PRId64
            " balance=%" PRId64, first->user_id, drift_texts[drift], cached->ver, truth != NULL ? truth->ver : 0, cached->balance,
            truth != NULL ? truth->balance : 0);
-    if (!mend(watch, truth, first->user_id, drift))
-        return false;
-    gf_metric_add(GF_M_VERIFY_REPAIRED, 1);
-    return true;
+    class = mend(watch, truth, first->user_id, drift);
+    if (class == GF_OK)
+        gf_metric_add(GF_M_VERIFY_REPAIRED, 1);
+    else if (class == GF_REJECT)
+        gf_log(GF_WARN, "redis_drift_left", "user_id=%" PRId64 " error=\"%s\"", first->user_id, verify->error.text);
+    return class == GF_REJECT ? GF_OK : class;
 }
 
 enum gf_class watch_redis_suspects(struct watch *watch)
@@ -235,12 +254,15 @@ enum gf_class watch_redis_suspects(struct watch *watch)
     gf_verify_sort_cached(verify);
     class = verify->cached_count > 0 ? read_truth(watch, &truths, &count) : GF_OK;
     for (; class == GF_OK && due > 0; due--) {
-        if (!look_again(watch, &redis->suspects[redis->first], truths, count)) {
+        const struct watch_suspect suspect = redis->suspects[redis->first];
+
+        /* Whatever comes of it: the next round finds it again, and nobody waits behind one that cannot be mended. */
+        redis->first = (redis->first + 1) % WATCH_SUSPECTS;
+        redis->count--;
+        if (look_again(watch, &suspect, truths, count) != GF_OK) {
             lose(watch);
             break;
         }
-        redis->first = (redis->first + 1) % WATCH_SUSPECTS;
-        redis->count--;
     }
     free(truths);
     return class;

@@ -186,6 +186,24 @@ def test_drift_in_redis_is_mended_under_traffic(live):
     assert live.gift(ahead)[0] == 202 and live.gift(frozen)[0] == 202
 
 
+def test_a_wallet_that_cannot_be_mended_holds_nobody_up(live):
+    """Redis does not let anybody write that key, for want of memory, say."""
+    (user,), stubborn = live.new_users(1, 1000), 987654321
+    wait_until(lambda: (cache.read(live, user) or {}).get("b") == 1000, 60, "published")
+    cache.write(live, stubborn, v=7, b=1_000_000)
+    live.redis("ACL", "SETUSER", "default", "resetkeys", "%R~*", "~gf1:{u:1*")
+    try:
+        with Watch(live, "--rate", 1_000_000) as watch:
+            wait_until(lambda: f"redis_drift_left user_id={stubborn}" in watch.log() or watch.metrics()['drift_total{where="redis"}'] >= 2, 120, "it was tried")
+            cache.write(live, user, b=1_000_000)
+            wait_until(lambda: cache.read(live, user)["b"] == 1000, 120, "the other one is mended")
+            assert cache.read(live, stubborn)["v"] == 7
+            assert watch.alarms() == [] and watch.stop() == 0, watch.log()
+    finally:
+        live.redis("ACL", "SETUSER", "default", "resetkeys", "~*")
+        cache.forget(live, stubborn)
+
+
 SETTLED = "(log, off) = (SELECT log, off FROM (SELECT log, off FROM trade WHERE kind = 1 AND outcome = 0 AND prev_off > 0 ORDER BY log, off LIMIT 3, 1) x)"
 DRIFTS = {
     "a balance": ("wallet", "UPDATE wallet SET balance = balance + 1 ORDER BY user_id LIMIT 1", {"wallet_balance"}),
