@@ -61,17 +61,16 @@ local function judge(w, q, d, at, amount)
   local s, b, v, f, c, h, r, k = unpack('<Bi8i8i8i8i8I4I4', value, 2)
   if f < now then return answer(5) end
   local confirmed = c >= now - 1000
-  if v == 0 then return answer(confirmed and 6 or 5) end
   local used = r == second and k or 0
   if used >= rate then return answer(7, 1000 - now % 1000) end
   local holds = sub(value, HEAD + 1)
   local function write(sum, rest)
     call('PSETEX', w, wallet_ttl, sub(value, 1, 34) .. pack('<i8I4I4', sum, second, used + 1) .. rest)
   end
-  if s ~= 1 then
+  if v == 0 or s ~= 1 then
     if not confirmed then return answer(5) end
     write(h, holds)
-    return answer(8)
+    return answer(v == 0 and 6 or 8)
   end
 
   -- A hold whose marker was evicted is replaced, not added to; until then it counts as it is.
