@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "admin.h"
+#include "gf/clock.h"
 #include "gf/json.h"
 #include "gf/log.h"
 
@@ -154,7 +155,8 @@ static enum gf_class run_list(struct gf_job *base, struct gf_sql *sql, struct gf
 
 /* ---- writing ---- */
 
-/* Locks every gift: versions are handed out in commit order, and price intervals have one writer. */
+/* Locks every gift: versions are handed out in commit order, and price intervals have one writer. What waited for it looks at
+ * the clock again: a price that has begun meanwhile, and may have been paid, must not be taken for one that never did. */
 static enum gf_class lock_catalogue(struct gf_admin_job *job, struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
@@ -164,6 +166,7 @@ static enum gf_class lock_catalogue(struct gf_admin_job *job, struct gf_sql *sql
         return class;
     GF_ASSERT(gf_sql_next(result));
     job->ver = gf_sql_i64(result, 0);
+    job->now_ms = gf_clock_real_ms();
     gf_sql_result_free(&result);
     return GF_OK;
 }

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gifts and wallets through the admin API, as the rest of the system sees them; statements by cursor."""
 
+import concurrent.futures
+import contextlib
 import json
 import time
 
@@ -58,6 +60,26 @@ def test_price_intervals_never_overlap(stack):
         for earlier, later in zip(prices, prices[1:]):
             assert earlier["valid_to_ms"] is not None and earlier["valid_to_ms"] <= later["valid_from_ms"]
         assert (prices[-1]["valid_to_ms"] is None) == (answer["status"] == 1)
+
+
+def test_a_price_that_has_begun_is_not_taken_for_one_that_never_did(stack):
+    """The gift goes off the shelf, which has to wait for another change of the catalogue; meanwhile a new price begins, and may be paid."""
+    gift_id = stack.new_id()
+    assert stack.admin("POST", "/admin/v1/gifts", {"gift_id": gift_id, "name": "x", "price": 1})[0] == 201
+    new = stack.admin("PUT", f"/admin/v1/gifts/{gift_id}", {"price": 2})[2]["prices"][0]
+    assert new["price"] == 2
+    with contextlib.closing(stack.connect_db()) as other, concurrent.futures.ThreadPoolExecutor() as pool:
+        other.begin()
+        with other.cursor() as cursor:
+            cursor.execute("SELECT MAX(ver) FROM gift FOR UPDATE")
+        put = pool.submit(stack.admin, "PUT", f"/admin/v1/gifts/{gift_id}", {"status": 2})
+        wait_until(lambda: put.done() or time.time() * 1000 > new["valid_from_ms"] + 100, what="the price has begun")
+        assert not put.done()
+        other.rollback()
+        status, _, answer = put.result()
+    assert status == 200, answer
+    begun = [price for price in answer["prices"] if price["valid_from_ms"] == new["valid_from_ms"]]
+    assert begun and begun[0]["valid_to_ms"] > new["valid_from_ms"], answer
 
 
 def test_freeze_stops_what_is_queued_and_unfreeze_lets_go(stack):
