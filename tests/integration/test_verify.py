@@ -3,8 +3,8 @@
 
 import json
 import subprocess
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import cache
@@ -91,14 +91,14 @@ def test_a_live_system_can_be_verified_at_any_moment(books):
     books.start("sweep-1")
     users = books.new_users(8, 100_000)
     batches = [gifts(books, users, 400) for _ in range(8)]
-    feeder = threading.Thread(target=lambda: [books.produce_many(batch) for batch in batches])
-    feeder.start()
-    checked = 0
-    while feeder.is_alive() or checked < 5:
-        status, answer = verify(books, "--redis=yes")
-        assert status == 0, answer
-        checked += 1
-    feeder.join()
+    with ThreadPoolExecutor(1) as pool:
+        feeder = pool.submit(lambda: [books.produce_many(batch) for batch in batches])
+        checked = 0
+        while not feeder.done() or checked < 5:
+            status, answer = verify(books, "--redis=yes")
+            assert status == 0, answer
+            checked += 1
+        feeder.result()
     books.drain()
     wait_until(lambda: rolled_up(books), 60, "roll-up")
     books.stop("sweep-1")
