@@ -136,6 +136,14 @@ class Stack:
     def pid(self, name):
         return int((Path(self.env["GIFTFLOW_PID_DIR"]) / f"{name}.pid").read_text())
 
+    def has_ended(self, name):
+        """By itself, or by a signal that the test has sent."""
+        try:
+            with open(f"/proc/{self.pid(name)}/stat") as stat:
+                return stat.read().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
     @contextlib.contextmanager
     def frozen(self, name):
         """SIGSTOP, and SIGCONT at the end. A server's name stands for all of its kind: three brokers, two primaries."""

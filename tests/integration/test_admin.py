@@ -7,6 +7,7 @@ import json
 import time
 
 from stack import uuid7, wait_until
+from test_faults import Foreign
 
 
 def offers(stack, n):
@@ -84,13 +85,21 @@ def test_a_price_that_has_begun_is_not_taken_for_one_that_never_did(stack):
 
 def test_freeze_stops_what_is_queued_and_unfreeze_lets_go(stack):
     user = stack.new_user(1000)
-    assert stack.gift(user)[0] == 202
-    assert stack.admin("POST", f"/admin/v1/wallets/{user}/freeze")[2]["status"] == "frozen"
-    assert stack.gift(user)[2]["code"] == "wallet_frozen"  # Redis knows at once
-    debit = stack.adjust(user, -1)
+    with Foreign(stack) as foreign:
+        foreign.run("SELECT * FROM progress FOR UPDATE")  # settlement waits
+        status, _, queued = stack.gift(user)
+        assert status == 202
+        debit, credit = stack.adjust(user, -1), stack.adjust(user, 5)
+        assert stack.admin("POST", f"/admin/v1/wallets/{user}/freeze")[2]["status"] == "frozen"
+        assert stack.gift(user)[2]["code"] == "wallet_frozen"  # Redis knows at once
+        assert stack.balance(user) == 1000
+    assert stack.outcome(user, queued["request_id"])["code"] == "wallet_frozen"
     wait_until(lambda: stack.admin("GET", f"/admin/v1/requests/{user}/{debit}")[2].get("code") == "wallet_frozen", what="the refused debit")
+    wait_until(lambda: stack.admin("GET", f"/admin/v1/requests/{user}/{credit}")[2].get("status") == "settled", what="the credit, which passes")
+    assert stack.balance(user) == 1005
     assert stack.admin("POST", f"/admin/v1/wallets/{user}/unfreeze")[2]["status"] == "normal"
-    assert stack.gift(user)[0] == 202
+    status, _, answer = stack.gift(user)
+    assert status == 202 and stack.outcome(user, answer["request_id"])["balance_after"] == 915
 
 
 def test_an_adjustment_is_made_once(stack):
