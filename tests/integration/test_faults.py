@@ -59,7 +59,7 @@ def uncertain(stack):
     ],
 )
 def test_f7_a_connection_that_fails_around_commit(rig, action, seconds, times):
-    before, fenced = uncertain(rig), metric(rig, "giftflow_settle_fenced_total")
+    before, contested = uncertain(rig), rig.log_text("settle-1").count("event=partition_contested")
     with Traffic(rig) as traffic:
         for _ in range(times):
             traffic.wait_settled(200)
@@ -71,8 +71,9 @@ def test_f7_a_connection_that_fails_around_commit(rig, action, seconds, times):
     check_all_settled_once(rig)
     looked_up = rig.log_text("settle-1").count("event=commit_looked_up")
     assert looked_up == uncertain(rig), "each doubt was settled by the progress row"
-    # An unlocked read sees the offset from before a COMMIT that is still to come, and the redone batch runs into the fence.
-    assert metric(rig, "giftflow_settle_fenced_total") == fenced
+    # An unlocked read sees the offset from before a COMMIT that is still to come, and the redone batch runs into the fence: its own, so that
+    # nobody has the partition until it is contested. Another member takes it at once; a starved machine may make that happen.
+    assert rig.log_text("settle-1").count("event=partition_contested") == contested
 
 
 # -- foreign sessions in the way
