@@ -51,7 +51,7 @@ def known(stack, *visits):
     busy machine routes before the join is not for the client. All that came to a client until then is dropped."""
 
     def reached():
-        probes = {room: notice(5556, room, 1) for _, room in visits}
+        probes = {room: notice(5556, room, 1, probe=True) for _, room in visits}
         publish(stack, *probes.values())
         try:
             for client, room in visits:
@@ -61,6 +61,12 @@ def known(stack, *visits):
         return True
 
     wait_until(reached, 120, "the routers know the clients")
+
+
+def news(client, timeout=60, but=None):
+    """The next frame that is no probe of `known`, no repeat and not of this code. On a starved machine a router loses its place in the group, and
+    who follows it routes again what was not committed: also what no client was there for the first time."""
+    return client.wait_frame(lambda f: not client.repeated and "probe" not in f.get("data", {}) and f["code"] != but, timeout)
 
 
 def gateway_total(stack, series):
@@ -230,7 +236,7 @@ def test_a_gift_reaches_everybody_in_the_room_and_nobody_else(live):
         assert "balance" not in json.dumps(frame)
     marker = notice(5556, other, stranger)
     publish(live, marker)  # what comes first to the other room is its own frame: the gift did not
-    assert outside.recv_frame()["id"] == id_of(marker)
+    assert news(outside)["id"] == id_of(marker)
     for client in (*inside, outside):
         client.close()
 
@@ -247,8 +253,8 @@ def test_a_failure_reaches_its_sender_in_that_room_alone(live):
         assert frame["data"]["code"] == "price_mismatch" and frame["data"]["message"]
     in_room, in_other = notice(5556, room, viewer), notice(5556, other, viewer)
     publish(live, in_room, in_other)
-    assert witness.recv_frame()["id"] == id_of(in_room)
-    assert elsewhere.wait_frame(lambda f: f["code"] != 5558)["id"] == id_of(in_other)
+    assert news(witness)["id"] == id_of(in_room)
+    assert news(elsewhere, but=5558)["id"] == id_of(in_other)
     for client in (here, again, elsewhere, witness):
         client.close()
 
@@ -266,7 +272,7 @@ def test_a_credit_reaches_its_user_in_any_room(live):
         assert frame["data"]["request_id"] == request_id and frame["data"]["balance_after"] == 500
     marker = notice(5556, room, other)
     publish(live, marker)
-    assert theirs.recv_frame()["id"] == id_of(marker)
+    assert news(theirs)["id"] == id_of(marker)
     for client in (*mine, theirs):
         client.close()
 
@@ -277,7 +283,7 @@ def test_many_frames_leave_together_in_order(live):
     with live.ws(1, room) as client:
         known(live, (client, room))
         publish(live, *records)
-        frames = [client.recv_frame() for _ in records]  # it checks that no array is longer than 64
+        frames = [news(client) for _ in records]  # it checks that no array is longer than 64
     assert [f["id"] for f in frames] == [id_of(r) for r in records]
     seqs = [f["seq"] for f in frames]
     assert seqs == sorted(set(seqs))
@@ -291,7 +297,7 @@ def test_who_resumes_is_told_that_history_is_gone(live):
         assert client.recv_frame() == {"code": "history_lost", "ch": "user", "seq": 0}
         known(live, (client, room))
         publish(live, notice(5556, room, 1))
-        seq = client.recv_frame()["seq"]
+        seq = news(client)["seq"]
         with live.ws(2, room, since=5) as second:
             assert second.recv_frame() == {"code": "history_lost", "ch": "room", "seq": seq}
 
@@ -303,7 +309,7 @@ def test_a_malformed_notice_stops_nobody(live):
     with live.ws(1, room) as client:
         known(live, (client, room))
         publish(live, (f"r:{room}", "not json"), (f"r:{room}", '{"id":"1-2:5556"}'), good)
-        assert client.recv_frame()["id"] == id_of(good)
+        assert news(client)["id"] == id_of(good)
     assert sum(live.metrics(f"router-{n}")["giftflow_router_bad_notices_total"] for n in (1, 2)) >= bad + 2  # read again, if the group has changed
 
 
@@ -317,7 +323,7 @@ def test_a_client_that_never_reads_is_closed_and_counted_and_others_are_not_dela
     records = [notice(5557, room, user, pad="x" * 3000) for _ in range(400)]  # may not be dropped: 1.2 MB for the sleeper
     marker = notice(5556, room, other)
     publish(live, *records, marker)
-    assert awake.recv_frame(60)["id"] == id_of(marker)
+    assert news(awake)["id"] == id_of(marker)
     wait_until(lambda: gateway_total(live, "giftflow_ws_slow_closed_total") == slow + 1, what="the sleeper is counted")
     wait_until(lambda: gateway_total(live, "giftflow_ws_connections") == 1, what="the sleeper is gone without having read")
     assert asleep.expect_close() in (4408, 1006)  # 1006: the deadline of the close handshake came first
@@ -328,32 +334,42 @@ def test_a_client_that_never_reads_is_closed_and_counted_and_others_are_not_dela
 
 
 def test_routers_killed_and_started_again_lose_nothing_and_repeat_with_the_same_id(live):
-    room, user = live.new_id(), live.new_user(10_000)
+    room, user = live.new_id(), live.new_user()
     client = live.ws(user, room)
     known(live, (client, room))
+    live.adjust(user, 10_000)
+    client.wait_frame(lambda f: f["code"] == 5558)
+    came = {}  # request id: the ids of its frames
 
     def send():  # 202, as soon as the rate allows it
         return wait_until(lambda: (answer := live.gift(user, room=room, gift_id=1))[0] == 202 and answer[2]["request_id"], what="202")
 
-    before = [send() for _ in range(10)]
-    live.kill("router-1")
-    live.kill("router-2")
-    during = [send() for _ in range(10)]
-    live.start("router-1")
-    live.start("router-2")
-    missing, ids = set(before + during), {}
+    def watch_for(request):
+        while request not in came:
+            frame = client.recv_frame(120)
+            if "request_id" in frame["data"]:  # no probe
+                came.setdefault(frame["data"]["request_id"], []).append(frame["id"])
 
-    def all_came():
-        try:
-            frame = client.recv_frame(0.5)
-        except TimeoutError:
-            return not missing
-        if "request_id" in frame["data"]:  # no probe
-            missing.discard(frame["data"]["request_id"])
-            assert ids.setdefault(frame["data"]["request_id"], frame["id"]) == frame["id"], "a repeat has the same id"
-        return not missing
+    def taken():
+        return sum(live.metrics(f"router-{n}")["giftflow_router_notices_total"] for n in (1, 2))
 
-    wait_until(all_came, 120, "every gift on the screen")
+    def repeated():
+        """The gateway has the gift, and no router knows that it has."""
+        with live.frozen("gateway-1"):
+            before, owed = taken(), send()
+            wait_until(lambda: taken() > before, 60, "a router has it")
+            live.kill("router-1")
+            live.kill("router-2")
+            during = [send() for _ in range(10)]
+        live.start("router-1")
+        live.start("router-2")
+        watch_for(send())  # what comes to the room comes in order: behind all repeats
+        assert {owed, *during} <= set(came), "lost"
+        return len(came[owed]) > 1
+
+    watch_for(send())
+    wait_until(repeated, 240, "a repeat")  # at once, unless it was another notice that the router has taken
+    assert all(len(set(ids)) == 1 for ids in came.values()), "a repeat has the same id"
     client.close()
 
 
@@ -367,15 +383,15 @@ def test_a_killed_gateway_is_found_again_and_clients_resume(live):
     assert end.value.code == 1006
     marker = notice(5556, room, 1)
     publish(live, marker)
-    assert beside.recv_frame()["id"] == id_of(marker)  # the other gateway does not wait for the dead one
+    assert news(beside)["id"] == id_of(marker)  # the other gateway does not wait for the dead one
     live.start("gateway-1")
     with live.ws(1, room, since=1, n=1) as again:
         assert again.recv_frame()["code"] == "history_lost"
         known(live, (again, room), (beside, room))
         marker = notice(5556, room, 1)
         publish(live, marker)
-        assert again.recv_frame()["id"] == id_of(marker)
-        assert beside.recv_frame()["id"] == id_of(marker)
+        assert news(again)["id"] == id_of(marker)
+        assert news(beside)["id"] == id_of(marker)
     beside.close()
 
 
@@ -420,7 +436,7 @@ def test_without_redis_frames_still_arrive_and_the_entry_comes_back(live):
     live.kill("redis")
     marker = notice(5556, room, 1)
     publish(live, marker)
-    assert client.recv_frame()["id"] == id_of(marker)
+    assert news(client)["id"] == id_of(marker)
     live.start("redis")
     wait_until(lambda: live.redis("ZCARD", "gf1:gws") == "2", 60, "both gateways announced again")
     keys = live.redis("KEYS", "gf1:gw:*").split()

@@ -37,6 +37,7 @@ class WsClient:
         """`protocols` replaces the usual pair; `headers` replace or add; a header that is None is left out."""
         parts = urlsplit(url)
         self.pending, self.frames = b"", []
+        self.seen, self.repeated = set(), False  # ids of frames; whether the one that recv_frame has given last came before
         self.kind, self.whole = None, b""  # the message of which some fragments are here
         self.auto_pong = True
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -179,7 +180,10 @@ class WsClient:
             value = json.loads(payload.decode("utf-8"))
             assert not isinstance(value, list) or 1 <= len(value) <= 64, "an array holds 1 to 64 frames"
             self.frames += value if isinstance(value, list) else [value]
-        return self.frames.pop(0)
+        frame = self.frames.pop(0)
+        self.repeated = frame.get("id") in self.seen
+        self.seen |= {frame["id"]} if "id" in frame else set()
+        return frame
 
     def wait_frame(self, wanted, timeout=60):
         """The first frame for which wanted(frame) is true; those before it are dropped."""
