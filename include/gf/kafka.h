@@ -79,8 +79,8 @@ struct gf_kafka_consumer;
 typedef int64_t (*gf_kafka_assign_fn)(void *ctx, int32_t partition);
 /* Comes for every partition of the assignment, those that on_assign skipped included. */
 typedef void (*gf_kafka_revoke_fn)(void *ctx, int32_t partition, bool lost);
-/* An offset that is out of range, bytes that cannot be read, or another broken promise of the log: the partition is stopped. Not for
- * partitions that began at GF_KAFKA_STORED. */
+/* An offset that is out of range, bytes that cannot be read, or another broken promise of the log: no more is taken of the partition.
+ * Comes inside gf_kafka_consumer_take, which may return what stood before it. */
 typedef void (*gf_kafka_broken_fn)(void *ctx, int32_t partition, const char *reason);
 
 struct gf_kafka_consumer_opts {
@@ -88,6 +88,7 @@ struct gf_kafka_consumer_opts {
     int64_t queue_bytes; /* of values that wait in one partition's queue; a busy one's memory is about 2.5 times as much */
     int64_t fetch_bytes; /* a fetch is answered when so much is there (no more than it may bring of a partition), or after
                           * kafka.fetch_wait; 0: by the first record */
+    bool follows_group; /* on_assign may return GF_KAFKA_STORED; where an offset or bytes are gone, reading goes on, and nothing breaks */
     gf_kafka_assign_fn on_assign;
     gf_kafka_revoke_fn on_revoke; /* may be NULL */
     gf_kafka_broken_fn on_broken; /* may be NULL */

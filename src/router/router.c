@@ -334,6 +334,7 @@ static void start_consumer(struct router *router)
         .group = GROUP,
         .client_id = GROUP,
         .queue_bytes = QUEUE_BYTES,
+        .follows_group = true,
         .on_assign = on_assign,
         .on_revoke = on_revoke,
         .ctx = router,

@@ -165,6 +165,7 @@ struct member {
     bool mine[PARTITIONS];
     int assigned, revoked, taken;
     int broken;
+    bool follows_group;
 };
 
 static int64_t on_assign(void *ctx, int32_t partition)
@@ -198,7 +199,7 @@ static void join(struct member *member, const char *topic, const char *group)
 {
     struct gf_kafka_consumer_opts opts = {.topic = topic, .group = group, .client_id = "test", .queue_bytes = 1 << 20,
                                           .on_assign = on_assign, .on_revoke = on_revoke, .on_broken = on_broken,
-                                          .ctx = member};
+                                          .follows_group = member->follows_group, .ctx = member};
     struct gf_error error;
 
     assert_int_equal(gf_kafka_consumer_create(&config, &opts, &member->consumer, &error), GF_OK);
@@ -316,7 +317,7 @@ static void a_stored_start_follows_the_commits(void **state)
     gf_kafka_consumer_commit(member.consumer, partition, 2);
     gf_kafka_consumer_close(&member.consumer); /* waits for the commit */
 
-    member = (struct member){.next = next};
+    member = (struct member){.next = next, .follows_group = true};
     for (int i = 0; i < PARTITIONS; i++)
         next[i] = GF_KAFKA_STORED;
     join(&member, topic, "stored");
@@ -348,6 +349,39 @@ static void an_offset_out_of_range_breaks_the_partition_loudly(void **state)
     }
     assert_int_equal(member.broken, 1);
     assert_int_equal(next[3], 100000);
+    gf_kafka_consumer_close(&member.consumer);
+}
+
+/* Its records were gone before the group came back, or the topic was made anew. */
+static void who_follows_the_group_goes_on_at_the_end(void **state)
+{
+    int64_t next[PARTITIONS], end_ms = gf_clock_mono_ms() + DEADLINE_MS;
+    struct member member = {.next = next};
+    int32_t partition = gf_kafka_partition("5", 1, PARTITIONS);
+    const char *topic = new_topic();
+
+    (void)state;
+    produce_many(topic, 97);
+    for (int i = 0; i < PARTITIONS; i++)
+        next[i] = i == partition ? 0 : GF_KAFKA_SKIP;
+    join(&member, topic, "gone");
+    while (member.taken < 1 && gf_clock_mono_ms() < end_ms) {
+        wait_a_little(&member);
+        turn(&member);
+    }
+    gf_kafka_consumer_commit(member.consumer, partition, 100000);
+    gf_kafka_consumer_close(&member.consumer);
+
+    member = (struct member){.next = next, .follows_group = true};
+    next[partition] = GF_KAFKA_STORED;
+    join(&member, topic, "gone");
+    while (member.taken == 0 && gf_clock_mono_ms() < end_ms) {
+        produce_many(topic, 97); /* when it has come to the end nobody tells */
+        wait_a_little(&member);
+        turn(&member);
+    }
+    assert_true(member.taken > 0);
+    assert_int_equal(member.broken, 0);
     gf_kafka_consumer_close(&member.consumer);
 }
 
@@ -402,6 +436,7 @@ int main(void)
         cmocka_unit_test(records_come_in_order_and_seek_reads_again),
         cmocka_unit_test(a_stored_start_follows_the_commits),
         cmocka_unit_test(an_offset_out_of_range_breaks_the_partition_loudly),
+        cmocka_unit_test(who_follows_the_group_goes_on_at_the_end),
         cmocka_unit_test(two_members_share_without_loss),
     };
 

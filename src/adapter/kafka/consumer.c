@@ -5,9 +5,9 @@
  * and a caller that takes less than everything must come again by itself: nothing wakes it for what it left behind.
  * Memory: librdkafka counts values alone, asks for more below its limit, and a record of 230 bytes costs it 600. So its limit is
  * half of what the caller allows, and one fetch may bring an eighth, which compression may have made of four times as much.
- * Failures: what a partition's log breaks (an offset out of range, bytes that cannot be read) stops that partition and calls
- * on_broken; where the group's offsets are followed it is only told, and reading goes on. The group's transient errors are RETRY;
- * only a fatal client error or an authorisation error is FATAL. */
+ * Failures: what a partition's log breaks (an offset out of range, bytes that cannot be read) stops that partition behind what was
+ * read before, and calls on_broken; who follows the group goes on, from the end or behind the bytes. The group's transient
+ * errors are RETRY; only a fatal client error or an authorisation error is FATAL. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -35,7 +35,6 @@ struct part {
     int32_t partition;
     rd_kafka_queue_t *queue;
     bool stopped;   /* broken, or a seek did not finish: nothing is taken */
-    bool from_group; /* started at GF_KAFKA_STORED: an offset out of range goes to the end, unreadable bytes are passed over */
 };
 
 struct gf_kafka_consumer {
@@ -45,7 +44,7 @@ struct gf_kafka_consumer {
     struct part *parts;
     int part_count;
     int fd;
-    bool assigned, fatal;
+    bool assigned, fatal, follows_group;
     int64_t nudged_ms;
     gf_kafka_assign_fn on_assign;
     gf_kafka_revoke_fn on_revoke;
@@ -100,13 +99,12 @@ static void ask_group(struct gf_kafka_consumer *consumer, rd_kafka_topic_partiti
 }
 
 /* The queue is taken out of the consumer's own before rd_kafka_assign: afterwards it would lose a race with the fetcher. */
-static void open_part(struct gf_kafka_consumer *consumer, int32_t partition, bool from_group)
+static void open_part(struct gf_kafka_consumer *consumer, int32_t partition)
 {
     struct part *part = &consumer->parts[consumer->part_count++];
 
     memset(part, 0, sizeof(*part));
     part->partition = partition;
-    part->from_group = from_group;
     part->queue = rd_kafka_queue_get_partition(consumer->rk, rd_kafka_topic_name(consumer->topic), partition);
     GF_ASSERT(part->queue != NULL);
     rd_kafka_queue_forward(part->queue, NULL);
@@ -137,8 +135,8 @@ static void assign_parts(struct gf_kafka_consumer *consumer, const rd_kafka_topi
 
         if (offset == GF_KAFKA_SKIP)
             continue;
-        GF_ASSERT(offset >= 0 || offset == GF_KAFKA_BEGINNING || from_group);
-        open_part(consumer, partition, from_group);
+        GF_ASSERT(offset >= 0 || offset == GF_KAFKA_BEGINNING || (from_group && consumer->follows_group));
+        open_part(consumer, partition);
         rd_kafka_topic_partition_list_add(from_group ? stored : list, offered->elems[i].topic, partition)->offset = offset;
     }
     ask_group(consumer, stored);
@@ -216,7 +214,9 @@ static enum gf_class make_conf(const struct gf_config *config, const struct gf_k
         {"client.id", opts->client_id},
         {"enable.auto.commit", "false"},
         {"enable.auto.offset.store", "false"},
-        {"auto.offset.reset", "error"},             /* an offset that is gone must be loud, never a silent jump */
+        /* An offset that is gone must be loud, never a silent jump, where more than screens depends on it. Nobody could go on from
+         * the error: librdkafka refuses to seek then. */
+        {"auto.offset.reset", opts->follows_group ? "latest" : "error"},
         {"partition.assignment.strategy", "range"}, /* cooperative hangs and crashes in 2.0.2 */
         {"max.poll.interval.ms", "300000"},
         {"fetch.error.backoff.ms", "100"},
@@ -273,6 +273,7 @@ enum gf_class gf_kafka_consumer_create(const struct gf_config *config, const str
     consumer = gf_xcalloc(1, sizeof(*consumer));
     rd_kafka_conf_set_opaque(conf, consumer);
     consumer->fd = -1;
+    consumer->follows_group = opts->follows_group;
     consumer->on_assign = opts->on_assign;
     consumer->on_revoke = opts->on_revoke;
     consumer->on_broken = opts->on_broken;
@@ -345,23 +346,14 @@ static void handle_error(struct gf_kafka_consumer *consumer, struct part *part, 
 {
     bool out_of_range = message->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET ||
                         message->err == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
-    struct gf_error error;
 
     if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
         return;
-    if (!part->from_group && (out_of_range || is_unreadable(message->err))) {
+    if (!consumer->follows_group && (out_of_range || is_unreadable(message->err)))
         break_part(consumer, part, rd_kafka_message_errstr(message));
-        return;
-    }
-    if (!out_of_range) {
+    else /* librdkafka goes on by itself */
         gf_log(GF_WARN, "partition_read_failed", "partition=%" PRId32 " error=\"%s\" reason=\"%s\"", part->partition,
                rd_kafka_err2str(message->err), rd_kafka_message_errstr(message));
-        return; /* librdkafka goes on fetching by itself */
-    }
-    gf_log(GF_WARN, "partition_skipped_to_end", "partition=%" PRId32 " reason=\"%s\"", part->partition,
-           rd_kafka_message_errstr(message));
-    if (gf_kafka_consumer_seek(consumer, part->partition, RD_KAFKA_OFFSET_END, &error) != GF_OK)
-        break_part(consumer, part, error.text);
 }
 
 static void fill(struct gf_kafka_message *message, rd_kafka_message_t *native)
