@@ -9,13 +9,6 @@
 #include "gf/loop.h"
 #include "publisher.h"
 
-/* MySQL fails for a reason that nobody has met, as one lane after the other notices: since when, when last, and whether a gift
- * was settled all the same, by any of them (F12 b). Monotonic; 0: never. */
-struct trouble {
-    atomic_llong since_ms, last_ms;
-    atomic_bool settled;
-};
-
 struct shared {
     const struct gf_config *config;
     char topic[GF_CONFIG_TEXT_MAX + 16];
@@ -27,7 +20,7 @@ struct shared {
     pthread_mutex_t lock;
     struct gf_kafka_admin *admin; /* locks: lock */
     pthread_mutex_t stop_lock;    /* its own: `lock` is held while Kafka is asked, and readiness must not wait for that */
-    struct trouble trouble;
+    atomic_bool settles; /* some lane has settled a gift since MySQL failed for a reason that nobody has met (F12 b) */
     char stop_reason[200];        /* locks: stop_lock; of the partition that was stopped last */
 };
 

@@ -17,6 +17,7 @@
 #define COMPARE_MS 30000
 #define LOOK_MS 2000 /* between questions for a partition that waits */
 #define LATE_MS 1000
+#define LATE_SHARE 4 /* after a late answer so many times as long without a question */
 
 void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...)
 {
@@ -40,10 +41,18 @@ void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...)
     gf_log(GF_ERROR, "partition_stopped", "topic=%s partition=%" PRId32 " reason=\"%s\"", shared->topic, partition, reason);
 }
 
+static void set_compares(struct part *part, bool compares)
+{
+    if (part->compares != compares)
+        gf_metric_add(GF_M_SETTLE_WAITING, compares ? 1 : -1);
+    part->compares = compares;
+}
+
 /* Not consumed any more, whatever the reason. */
 void lane_drop_part(struct lane *lane, struct part *part)
 {
     part->generation++;
+    set_compares(part, false);
     notice_queue_drop(lane->notifier, &part->notices);
     if (!part->owned)
         return;
@@ -184,7 +193,7 @@ static enum gf_class ask_log(struct lane *lane, int32_t partition, int *count_r,
         class = lane_watermarks(lane, partition, range_r, error_r);
     now_ms = gf_clock_mono_ms();
     if (class != GF_OK && now_ms - began_ms >= LATE_MS)
-        lane->ask_ms = now_ms + LOOK_MS;
+        lane->ask_ms = now_ms + LATE_SHARE * (now_ms - began_ms);
     return class;
 }
 
@@ -198,7 +207,7 @@ static int64_t compare(struct lane *lane, int32_t partition)
     int count = 0;
     enum gf_class class = ask_log(lane, partition, &count, &range, &error);
 
-    part->compares = class != GF_OK;
+    set_compares(part, class != GF_OK);
     part->looked_ms = gf_clock_mono_ms();
     if (class != GF_OK) {
         gf_log(GF_WARN, "partition_waits", "partition=%" PRId32 " error=\"%s\"", partition, error.text);
@@ -214,19 +223,13 @@ static int64_t compare(struct lane *lane, int32_t partition)
 void lane_compare_again(struct lane *lane, int32_t partition)
 {
     const struct part *part = lane_part(lane, partition);
-    int64_t began = start_offset(&part->claim, 0), start;
-    struct gf_error error;
+    int64_t began = start_offset(&part->claim, 0), start, now_ms = gf_clock_mono_ms();
 
-    if (gf_clock_mono_ms() - part->looked_ms < LOOK_MS)
+    if (now_ms - part->looked_ms < LOOK_MS || now_ms < lane->ask_ms)
         return;
     start = compare(lane, partition);
-    if (start == began || start == GF_KAFKA_SKIP)
-        return;
-    /* Retention has taken the last record meanwhile. */
-    if (gf_kafka_consumer_seek(lane->consumer, partition, start, &error) == GF_OK)
-        return;
-    gf_log(GF_WARN, "seek_failed", "partition=%" PRId32 " error=\"%s\"", partition, error.text);
-    lane->rejoin = true;
+    if (start != began && start != GF_KAFKA_SKIP)
+        lane->rejoin = true; /* retention has taken the last record: the reader has failed at it, and cannot seek */
 }
 
 static enum gf_class take_over(struct lane *lane, int32_t partition, int64_t *start_r, struct gf_error *error_r)
@@ -298,7 +301,11 @@ void lane_on_revoke(void *ctx, int32_t partition, bool lost)
     *part = (struct part){.generation = part->generation};
 }
 
+/* Comes while a batch is taken: what stood before the break is settled first. */
 void lane_on_broken(void *ctx, int32_t partition, const char *reason)
 {
-    lane_stop_part(ctx, partition, "%s", reason);
+    struct lane *lane = ctx;
+
+    lane_part(lane, partition)->broken = true;
+    (void)snprintf(lane->broken_reason, sizeof(lane->broken_reason), "%s", reason);
 }

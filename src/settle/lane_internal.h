@@ -27,6 +27,7 @@ struct part {
     bool assigned;       /* by the group */
     bool owned;          /* claimed in MySQL, consumed */
     bool stopped;        /* must not go on before somebody has looked */
+    bool broken;         /* nothing more can be taken of it, for lane->broken_reason: to be stopped */
     bool compares;       /* claimed, but Kafka has not told yet what its log is: nothing is taken before that */
     uint32_t generation; /* changes with each assignment and revocation */
     struct claim claim;
@@ -61,6 +62,7 @@ struct lane {
     int64_t joined_ms;
     int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
     bool proved;      /* the record that is being buried is at fault: others were settled meanwhile (F12 b) */
+    char broken_reason[160]; /* of the partition that broke last */
     int64_t ask_ms;    /* Kafka is not asked for a partition's log before */
     int64_t looked_ms; /* when the partition count was last compared */
     int64_t lag_looked_ms;

@@ -7,8 +7,8 @@
  *  REJECT        MySQL refuses what is in it: the window is halved down to one record, which becomes a dead letter (F12 b)
  *  UNCERTAIN, and looked up as not done, three times: the window is halved, it may be too large to be committed
  *  an error that nobody has met is FATAL, but the window is halved at the second one; the single record that still fails
- *                after settle.retry_max becomes a dead letter, if MySQL has settled a gift since the trouble began: a server that
- *                takes dead letters and no gifts must not turn all gifts into dead letters. Without that proof it waits longer
+ *                after settle.retry_max becomes a dead letter, if MySQL settles other gifts meanwhile: a server that takes dead
+ *                letters and no gifts must not turn all gifts into dead letters. Without that proof it waits longer
  *  fenced        another process owns the log: the partition is dropped (F8) */
 #include <inttypes.h>
 
@@ -27,9 +27,8 @@
 #define CAREFUL_WINDOW 200 /* records of one try: a stall that is nobody's fault costs 250 short transactions, not 50,000 */
 #define REFUSALS_MAX 2
 #define UNKNOWN_MAX 2 /* failures for an unknown reason before the record is looked for */
-#define CALM_MS 30000 /* beyond settle.retry_max without such an error: the next one is a new trouble */
 #define UNDONE_MAX 3  /* COMMITs that were not, before a shorter window is tried */
-#define UNPROVED 4    /* times settle.retry_max: a record is waited for so long when nothing shows that MySQL settles others */
+#define UNPROVED 4    /* assignments without progress, of anybody, that stand for the proof that MySQL settles others */
 #define ER_PARSE_ERROR 1064 /* our text, never the record's fault */
 #define LOOK_MS 2000        /* for a new log of a stopped partition */
 #define FENCED_MS 30000     /* fenced out and still assigned after this: claim again */
@@ -95,7 +94,8 @@ static void after_commit(struct lane *lane, struct part *part)
 
     atomic_store(&lane->status.sql_ok, true);
     if (lane->batch->plan.settled > 0)
-        atomic_store(&lane->shared->trouble.settled, true);
+        atomic_store(&lane->shared->settles, true);
+    part->claim.stalls = 0;
     part->claim.next_offset = lane->batch->next_offset;
     part->claim.notified_written = part->claim.notified; /* the transaction has carried it */
     part->notified_ms = now_ms;
@@ -170,50 +170,51 @@ static void count_retry(enum gf_class class)
     gf_metric_add(metrics[class], 1);
 }
 
-/* For an unknown error it may be the server: it gets another chance each time, the single record all of settle.retry_max. Then
- * the proof that it is the record's: some gift was settled since the trouble began. Without one it is waited for longer, and not
- * buried without its row: that is refused by the table. Who takes nothing of a record at all takes nothing of any. */
-static bool is_unknown_refusal(struct lane *lane, int attempt, int64_t deadline_ms)
-{
-    struct trouble *trouble = &lane->shared->trouble;
-    int64_t now_ms = gf_clock_mono_ms(), retry_max = lane->config->settle_retry_max;
-    int64_t last_ms = atomic_exchange(&trouble->last_ms, now_ms);
+/* How a window has fared. */
+struct tries {
+    int attempt, undone; /* failures; COMMITs that were none */
+    int64_t deadline_ms;
+};
 
-    if (last_ms == 0 || now_ms - last_ms > retry_max + CALM_MS) {
-        atomic_store(&trouble->since_ms, now_ms);
-        atomic_store(&trouble->settled, false);
-    }
-    if (lane->batch->n > 1 || (lane->batch->refusals == 1 && lane->proved))
-        return attempt + 1 >= UNKNOWN_MAX;
-    if (lane->batch->refusals > 0)
+/* For an unknown error it may be the server: it gets another chance each time, the single record all of settle.retry_max. Then
+ * the proof that it is the record's: some gift was settled since this batch failed as a whole. Without one the partition is given
+ * back some times more, and then the record is not buried without its row: that is refused by the table. Who takes nothing
+ * of a record at all takes nothing of any. */
+static bool is_unknown_refusal(struct lane *lane, const struct part *part, const struct tries *tries)
+{
+    const struct batch *batch = lane->batch;
+
+    if (tries->attempt == 0 && batch->n == batch->count)
+        atomic_store(&lane->shared->settles, false);
+    if (batch->n > 1 || (batch->refusals == 1 && lane->proved))
+        return tries->attempt + 1 >= UNKNOWN_MAX;
+    if (batch->refusals > 0 || gf_clock_mono_ms() < tries->deadline_ms)
         return false;
-    lane->proved = atomic_load(&trouble->settled);
-    if (now_ms < deadline_ms || (!lane->proved && now_ms - atomic_load(&trouble->since_ms) < UNPROVED * retry_max))
-        return false;
-    atomic_store(&trouble->since_ms, now_ms); /* the next one needs a proof of its own */
-    atomic_store(&trouble->settled, false);
-    return true;
+    lane->proved = atomic_exchange(&lane->shared->settles, false); /* the next one needs a proof of its own */
+    return lane->proved || part->claim.stalls >= UNPROVED;
 }
 
 /* Whether the window is to be halved, or its single record buried, for this error (F12 b). */
-static bool is_refusal(struct lane *lane, enum gf_class class, const struct gf_error *error, int attempt, int64_t deadline_ms)
+static bool is_refusal(struct lane *lane, const struct part *part, const struct tries *tries, enum gf_class class,
+                       const struct gf_error *error)
 {
-    if (class == GF_REJECT)
-        return error->native != ER_PARSE_ERROR;
     if (class == GF_UNCERTAIN)
-        return lane->batch->n > 1 && attempt + 1 >= UNDONE_MAX;
-    return class == GF_FATAL && gf_sql_is_unknown(error) && is_unknown_refusal(lane, attempt, deadline_ms);
+        return lane->batch->n > 1 && tries->undone >= UNDONE_MAX;
+    if (class != GF_REJECT)
+        return class == GF_FATAL && gf_sql_is_unknown(error) && is_unknown_refusal(lane, part, tries);
+    lane->proved = true; /* no server says that of its own trouble */
+    return error->native != ER_PARSE_ERROR;
 }
 
 static enum done settle_window(struct lane *lane, struct part *part)
 {
-    int64_t deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max;
+    struct tries tries = {.deadline_ms = gf_clock_mono_ms() + lane->config->settle_retry_max};
     const struct claim claim = part->claim; /* a pause may take the partition away */
     bool lost_fence, careful = is_careful(part);
     uint32_t generation = part->generation;
     struct gf_error error = {0};
 
-    for (int attempt = 0;; attempt++) {
+    for (;; tries.attempt++) {
         int64_t began_us = gf_clock_mono_us();
         enum gf_class class = store_settle(lane->store, lane->batch, &part->claim, &lost_fence, &error);
         enum done done = DONE_OK;
@@ -230,12 +231,13 @@ static enum done settle_window(struct lane *lane, struct part *part)
         if (done == DONE_DROPPED)
             return DONE_DROPPED;
         count_retry(class);
-        if (is_refusal(lane, class, &error, attempt, deadline_ms))
+        tries.undone += class == GF_UNCERTAIN ? 1 : 0;
+        if (is_refusal(lane, part, &tries, class, &error))
             break;
         gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "batch_retried", "partition=%" PRId32 " offset=%" PRId64
                " records=%d class=%s error=\"%s\"", part->claim.partition, lane->batch->first_offset, lane->batch->n,
                gf_class_name(class), error.text);
-        if (!wait_again(lane, part, generation, attempt, deadline_ms)) {
+        if (!wait_again(lane, part, generation, tries.attempt, tries.deadline_ms)) {
             /* A known error is the server's, a lost grant say. Row counts that are not as planned may be the record's. */
             if (careful && (class != GF_FATAL || error.native != 0))
                 forgive(lane, &claim);
@@ -394,7 +396,7 @@ static bool take_piece(struct lane *lane, struct part *part, int max, int *taken
     struct batch *batch = lane->batch;
     struct gf_kafka_message *piece = batch->piece;
     int count = gf_kafka_consumer_take(lane->consumer, part->claim.partition, piece, max);
-    bool go_on = part->owned; /* taking may have found the partition broken */
+    bool go_on = true;
     int before = batch->count;
 
     *taken_r = count;
@@ -498,6 +500,8 @@ bool lane_serve_part(struct lane *lane, int32_t partition)
         part->fenced_ms = 0;
         lane->rejoin = true;
     }
+    if (part->broken && !part->stopped)
+        lane_stop_part(lane, partition, "%s", lane->broken_reason);
     if (part->compares)
         lane_compare_again(lane, partition);
     if (!part->owned)

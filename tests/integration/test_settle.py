@@ -744,35 +744,36 @@ def test_a_log_that_does_not_fit_stops_its_partition_and_no_other(stoppable, cha
 
 
 def test_a_record_that_kafka_cannot_give_back_stops_its_partition(stoppable):
-    """Nothing accepted is passed over: behind a batch whose checksum is wrong, nothing is settled before somebody has looked."""
+    """Nothing accepted is passed over: what stands before a batch whose checksum is wrong is settled, and nothing behind it before somebody has looked."""
     stack = stoppable
     user = user_of(stack, 0)
     fund(stack, [user], 1000)
     stack.stop("settle-1")
-    commands = [stack.gift_command(user) for _ in range(3)]
-    for command in commands:
-        stack.produce(str(user), command)
-    segment = next(path for path in stack.dir.rglob("giftflow.commands-0/*.log") if commands[1]["request_id"].encode() in path.read_bytes())
-    at = segment.read_bytes().index(commands[1]["request_id"].encode())
+    sound, bad, last = [stack.gift_command(user) for _ in range(3)], stack.gift_command(user), stack.gift_command(user)
+    stack.produce_many([(str(user), command) for command in sound])
+    stack.produce(str(user), bad)
+    stack.produce(str(user), last)
+    segment = next(path for path in stack.dir.rglob("giftflow.commands-0/*.log") if bad["request_id"].encode() in path.read_bytes())
+    at = segment.read_bytes().index(bad["request_id"].encode())
 
     def write(byte):
         with segment.open("r+b") as file:
             file.seek(at)
             file.write(byte)
 
-    right = commands[1]["request_id"][:1].encode()
+    right = bad["request_id"][:1].encode()
     write(b"1" if right == b"0" else b"0")
     try:
         stack.start("settle-1", wait=False)
         wait_until(lambda: is_stopped_because(stack, "failed CRC32C check"), 60, "readiness says why")
-        assert [outcome(stack, command["request_id"], user) for command in commands[1:]] == [None, None]
+        assert [outcome(stack, command["request_id"], user) for command in (*sound, bad, last)] == ["settled"] * 3 + [None] * 2
         assert stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 1
     finally:
         write(right)
     stack.stop("settle-1")
     stack.start("settle-1")
-    wait_until(lambda: outcome(stack, commands[2]["request_id"], user) == "settled", 60, "the last gift, once the batch is whole")
-    assert [outcome(stack, command["request_id"], user) for command in commands] == ["settled"] * 3
+    wait_until(lambda: outcome(stack, last["request_id"], user) == "settled", 60, "the last gift, once the batch is whole")
+    assert outcome(stack, bad["request_id"], user) == "settled"
     check_books(stack)
 
 

@@ -16,7 +16,7 @@
 #define RECORDS 10
 #define UNKNOWN 9876
 #define RETRY_MAX_MS 30000
-#define UNPROVED_MS (4 * RETRY_MAX_MS)
+#define UNPROVED_MS (4 * (RETRY_MAX_MS + REJOIN_MS))
 #define REJOIN_MS 5000
 
 static struct gf_config config;
@@ -84,7 +84,7 @@ enum gf_class __wrap_store_settle(struct store *store, struct batch *batch, stru
     now_ms++; /* no transaction takes no time */
     *fenced_r = false;
     if (batch->first_offset < bad_to && batch->next_offset > bad_from && (batch->refusals == 0 || (row_is_bad && batch->refusals == 1) || all_is_bad))
-        return gf_fail(error_r, bad_class, UNKNOWN, "nobody has met this");
+        return gf_fail(error_r, batch->refusals > 0 ? GF_FATAL : bad_class, UNKNOWN, "nobody has met this");
     if (batch->n > longest)
         return gf_fail(error_r, GF_UNCERTAIN, 0, "no answer");
     batch->plan = (struct gf_plan){.settled = batch->refusals > 0 ? 0 : batch->n};
@@ -111,7 +111,7 @@ static int set_up(void **state)
     config.settle_notices = false;
     config.settle_retry_max = RETRY_MAX_MS;
     shared.config = &config;
-    shared.trouble = (struct trouble){0};
+    atomic_store(&shared.settles, false);
     lane = (struct lane){.shared = &shared, .config = &config, .part_end = 1, .batch = batch_create(RECORDS)};
     assert_int_equal(notifier_create(&config, &lane.notifier, &error), GF_OK);
     part = &lane.parts[0];
@@ -149,6 +149,7 @@ static void run(int64_t ms)
             continue;
         lane.rejoin = false;
         now_ms += REJOIN_MS;
+        part->claim.stalls++; /* as the next claim finds it */
         position = part->claim.next_offset;
     }
 }
@@ -181,8 +182,35 @@ static void two_in_a_row_are_buried_and_no_third(void **state)
     bad_to = 7;
     run(2 * RETRY_MAX_MS);
     assert_string_equal(fate, "sssssb----");
-    run(UNPROVED_MS + 2 * RETRY_MAX_MS);
+    run(2 * UNPROVED_MS);
     assert_string_equal(fate, "sssssbbsss");
+}
+
+/* Long before it, an error and settled gifts. */
+static void a_proof_of_the_past_is_none(void **state)
+{
+    (void)state;
+    bad_from = 0;
+    bad_to = 1;
+    bad_class = GF_RETRY;
+    run(1);
+    atomic_store(&shared.settles, true);
+    bad_class = GF_FATAL;
+    bad_to = RECORDS;
+    run(2 * RETRY_MAX_MS);
+    assert_string_equal(fate, "----------");
+}
+
+/* Its values are refused, its dead letter's row for a reason that nobody has met. */
+static void a_refused_record_with_a_strange_row_is_buried_without_it(void **state)
+{
+    (void)state;
+    bad_from = 3;
+    bad_to = 4;
+    bad_class = GF_REJECT;
+    row_is_bad = true;
+    run(RETRY_MAX_MS);
+    assert_string_equal(fate, "sssbssssss");
 }
 
 static void a_server_that_takes_no_gifts_does_not_bury_them(void **state)
@@ -262,6 +290,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_record_that_fails_alone_is_buried_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_record_that_nothing_can_be_compared_with_is_waited_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(two_in_a_row_are_buried_and_no_third, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_proof_of_the_past_is_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_refused_record_with_a_strange_row_is_buried_without_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_server_that_takes_no_gifts_does_not_bury_them, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_record_whose_row_is_refused_too_is_buried_without_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_table_that_takes_no_rows_buries_nothing, set_up, tear_down),
