@@ -21,7 +21,7 @@ from stack import BAD_LOG, Stack, wait_until
 def live():
     stack = Stack(
         roles={"router": 0, "gateway": 0, "settle": 2}, partitions=4,
-        settings={"kafka.session_timeout": "6s", "settle.batch": 200, "sweep.dlq": "50ms", "sweep.rollup": "50ms"},
+        settings={"kafka.session_timeout": "6s", "settle.lanes": 1, "settle.batch": 200, "sweep.dlq": "50ms", "sweep.rollup": "50ms"},
     )  # fmt: skip
     try:
         stack.up()
@@ -157,6 +157,8 @@ def test_it_is_silent_beside_traffic_kills_and_a_flushed_redis(live):
 
 
 def test_drift_in_redis_is_mended_under_traffic(live):
+    shares = lambda: [live.metrics(name)["giftflow_settle_partitions"] for name in ("settle-1", "settle-2")]  # noqa: E731
+    wait_until(lambda: shares() == [2, 2], 60, "the last assignment, after which nothing is published again")
     ahead, other, frozen, behind, odd, junk = users = live.new_users(6, 1000)
     nobody, busy = live.new_id(), live.new_users(5, 1_000_000)
     live.produce_many([(user, live.gift_command(user)) for user in users])
