@@ -251,17 +251,20 @@ static enum gf_class read_last_price(struct gf_admin_job *job, struct gf_sql *sq
     return GF_OK;
 }
 
-/* Off the shelf now: what is queued keeps its price for the grace time; prices that never began go. */
+/* Off the shelf now: what is queued keeps its price for the grace time. A price that is about to begin will be paid where
+ * this change is not known yet: it ends one millisecond after its beginning, and has its grace time, too. */
 static enum gf_class close_prices(struct gf_admin_job *job, struct gf_sql *sql, struct gf_error *error_r)
 {
+    int64_t known_ms = job->now_ms + job->ingest->config->catalogue_price_lead; /* by then everybody knows it */
     enum gf_class class =
-        gf_sql_execf(sql, error_r, "DELETE FROM gift_price WHERE gift_id = %lld AND valid_from_ms >= %lld",
-                     (long long)job->id, (long long)job->now_ms);
+        gf_sql_execf(sql, error_r, "DELETE FROM gift_price WHERE gift_id = %lld AND valid_from_ms > %lld",
+                     (long long)job->id, (long long)known_ms);
 
     if (class != GF_OK)
         return class;
     return gf_sql_execf(sql, error_r,
-                        "UPDATE gift_price SET valid_to_ms = %lld WHERE gift_id = %lld AND valid_to_ms > %lld",
+                        "UPDATE gift_price SET valid_to_ms = GREATEST(%lld, valid_from_ms + 1)"
+                        " WHERE gift_id = %lld AND valid_to_ms > %lld",
                         (long long)job->now_ms, (long long)job->id, (long long)job->now_ms);
 }
 

@@ -83,6 +83,26 @@ def test_a_price_that_has_begun_is_not_taken_for_one_that_never_did(stack):
     assert begun and begun[0]["valid_to_ms"] > new["valid_from_ms"], answer
 
 
+def test_a_price_that_is_about_to_begin_is_not_taken_from_who_pays_it(stack):
+    """Off the shelf just before a new price begins: a process that has not heard of it will sell at that price, and settlement takes it."""
+    gift_id, user, never = stack.new_id(), stack.new_user(1000), int(time.time() * 1000) + 3_600_000
+    assert stack.admin("POST", "/admin/v1/gifts", {"gift_id": gift_id, "name": "x", "price": 1})[0] == 201
+    new = stack.admin("PUT", f"/admin/v1/gifts/{gift_id}", {"price": 2})[2]["prices"][0]
+    stack.sql("UPDATE gift_price SET valid_to_ms = %s WHERE gift_id = %s AND valid_to_ms > %s", never, gift_id, never)
+    stack.sql("INSERT INTO gift_price (gift_id, valid_from_ms, valid_to_ms, price, share_bp) VALUES (%s, %s, %s, 3, 0)", gift_id, never, 2**63 - 1)
+    for _ in range(2):  # once more changes nothing
+        status, _, answer = stack.admin("PUT", f"/admin/v1/gifts/{gift_id}", {"status": 2})
+        assert status == 200 and [price["price"] for price in answer["prices"]] == [2, 1], answer
+        about, old = answer["prices"]
+        assert new["valid_from_ms"] == about["valid_from_ms"] < about["valid_to_ms"] <= max(about["valid_from_ms"] + 1, answer["updated_ms"])
+        assert old["valid_to_ms"] <= about["valid_from_ms"]
+    command = stack.gift_command(user, gift_id=gift_id, price=2)
+    stack.produce(str(user), command)
+    assert stack.outcome(user, command["request_id"])["status"] == "settled"
+    answer = stack.admin("PUT", f"/admin/v1/gifts/{gift_id}", {"status": 1})[2]
+    assert answer["prices"][0]["valid_from_ms"] >= about["valid_to_ms"] and answer["prices"][0]["price"] == 2
+
+
 def test_freeze_stops_what_is_queued_and_unfreeze_lets_go(stack):
     user = stack.new_user(1000)
     with Foreign(stack) as foreign:
