@@ -73,6 +73,7 @@ struct gf_reserve {
     char fp[GF_FP_TEXT + 1];
     char nonce[GF_FP_TEXT + 1]; /* of this call; a repeat after a lost reply carries the same */
     int64_t amount, price, quantity;
+    int64_t begun_ms; /* monotonic, not after the first reservation with this nonce */
     bool keyless; /* the client gave no key: equal requests within ingest.double_click are a double click */
     bool lookup;  /* the catalogue check has failed: only what the marker says; amount and price are not used */
 };
@@ -104,7 +105,10 @@ GF_NODISCARD enum gf_class gf_balance_reserve(struct gf_balance *balance, const 
 /* After the 202: the marker says A from now on. Lost: harmless (the lease runs out, settlement dedupes). */
 void gf_balance_accept(struct gf_balance *balance, const struct gf_reserve *request);
 /* Only when the command is certainly not in Kafka: releases the hold and frees the key, if both are still this call's and it has
- * taken no earlier one over. Also after a lost reply. While the primary is away it waits (bounded); lost: the hold runs out. */
+ * taken no earlier one over. Also after a lost reply. While the primary is away it waits, bounded, and not longer than
+ * ingest.lease from begun_ms: after that another call may have taken the key over, which a Redis that comes back with older data
+ * (a restored snapshot, a replica that lagged) does not know. Lost: the hold runs out. So it does where the network delivers
+ * RESERVE after its ABORT (a proxy that repeats or reorders what two connections carry): Redis does not remember aborts. */
 void gf_balance_abort(struct gf_balance *balance, const struct gf_reserve *request);
 
 struct gf_wallet_state {

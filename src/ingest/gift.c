@@ -426,6 +426,7 @@ static void prepare_reserve(struct gift *gift)
     hex16(gift->reserve.fp, command->fp);
     hex16(gift->reserve.nonce, nonce);
     gift->reserve.quantity = gift->quantity;
+    gift->reserve.begun_ms = gf_clock_mono_ms();
 }
 
 /* The catalogue says no. A key that was accepted while it still said yes gets its 202 again. */

@@ -185,7 +185,7 @@ static inline void set_deadline(int64_t user, const struct gf_uuid *id, int64_t 
 
 static inline struct gf_reserve request(int64_t user, uint8_t id, int64_t amount)
 {
-    struct gf_reserve r = {.user_id = user, .amount = amount, .price = amount, .quantity = 1};
+    struct gf_reserve r = {.user_id = user, .amount = amount, .price = amount, .quantity = 1, .begun_ms = gf_clock_mono_ms()};
 
     r.request_id.b[0] = id;
     r.request_id.b[15] = 1;

@@ -253,16 +253,19 @@ static void a_script_that_may_not_write_leaves_the_server(void **state)
 /* The server takes the call, and its reply finds nobody: the abort waits until it is back, and meets nobody else's hold. */
 static void what_was_reserved_without_a_reply_is_given_back(void **state)
 {
-    struct gf_reserve lost = request(27, 1, 60), other = request(27, 2, 40), later = lost;
+    struct gf_reserve lost = request(27, 1, 60), other = request(27, 2, 40), later = lost, old = request(27, 3, 7);
 
     (void)state;
     given(27, 3, 100, 1);
+    assert_int_equal(reserve(&old), GF_RESERVED_OK);
+    old.begun_ms -= server.config.ingest_lease + 1;
     server.config.redis_timeout = 200;
     assert_int_equal(kill(server.pid, SIGSTOP), 0);
     assert_int_equal(reserve(&lost), 0);
     assert_false(gf_balance_up(balance, 27));
     gf_balance_abort(balance, &lost);
     gf_balance_abort(balance, &other); /* of which the server never hears */
+    gf_balance_abort(balance, &old); /* a later call may have taken it over */
     server.config.redis_timeout = 5000;
     assert_int_equal(kill(server.pid, SIGCONT), 0);
     do
@@ -270,13 +273,61 @@ static void what_was_reserved_without_a_reply_is_given_back(void **state)
     while (!gf_balance_all_up(balance) || !gf_redis_up(redis)); /* whose return stops the loop, too */
     barrier(); /* the first turn that could has sent them */
     barrier();
-    assert_string_equal(field(27, "h"), "0");
+    assert_string_equal(field(27, "h"), "7");
+    assert_true(has_marker(&old));
     assert_false(has_marker(&lost));
     snprintf(later.nonce, sizeof(later.nonce), "%016x", 0xdef);
     assert_int_equal(reserve(&later), GF_RESERVED_OK);
     gf_balance_abort(balance, &lost);
     barrier();
-    assert_string_equal(field(27, "h"), "60");
+    assert_string_equal(field(27, "h"), "67");
+}
+
+static void on_held(void *ctx, const struct gf_reply *reply)
+{
+    struct gf_cached_wallet wallet;
+    size_t len;
+    const char *text = reply && gf_reply_type(reply) == GF_REPLY_TEXT ? gf_reply_text(reply, &len) : NULL;
+
+    if (text && gf_cached_wallet_parse(text, len, &wallet))
+        *(int64_t *)ctx = wallet.held;
+    gf_loop_stop(loop);
+}
+
+/* The primary has become a replica, and is made the primary again: an abort that it refused meanwhile has waited. */
+static void an_abort_that_a_replica_refuses_waits_for_the_primary(void **state)
+{
+    struct gf_redis_arg replica[] = {{"REPLICAOF", 9}, {"127.0.0.1", 9}, {"1", 1}};
+    struct gf_redis_arg primary[] = {{"REPLICAOF", 9}, {"NO", 2}, {"ONE", 3}};
+    struct gf_wallet_state wallet = {.user_id = 42, .ver = 1, .balance = 100, .status = 1};
+    struct gf_reserve r = request(42, 1, 60);
+    struct gf_balance *cache;
+    struct redis_server own;
+    int64_t held = -1;
+
+    (void)state;
+    redis_server_init(&own);
+    redis_server_launch(&own);
+    own.config.ingest_rate_per_second = 1000;
+    own.config.ingest_lease = own.config.ingest_hold_ttl = own.config.ingest_marker_ttl = 3600000;
+    cache = gf_balance_create(loop, &own.config);
+    wait_for(poll_up, &cache);
+    gf_balance_publish(cache, &wallet);
+    assert_int_equal(gf_balance_reserve(cache, &r, on_reserved, NULL), GF_OK);
+    run_loop();
+    assert_int_equal(last_reserve.answer, GF_RESERVED_OK);
+    tell(&own, replica, GF_COUNT(replica));
+    gf_balance_abort(cache, &r);
+    wait_for(poll_any_down, &cache);
+    tell(&own, primary, GF_COUNT(primary));
+    for (int i = 0; held != 0 && i < 100; i++) { /* the link may still go down for what it was told as a replica */
+        wait_for(poll_up, &cache);
+        if (gf_balance_get_wallet(cache, 42, on_held, &held) == GF_OK)
+            run_loop();
+    }
+    assert_int_equal(held, 0);
+    gf_balance_close(&cache);
+    redis_server_stop(&own);
 }
 
 /* What was asked for in a turn whose end the link does not live to see is answered: nobody knows. */
@@ -352,6 +403,7 @@ int main(void)
         cmocka_unit_test(a_server_that_became_a_replica_is_left),
         cmocka_unit_test(a_script_that_may_not_write_leaves_the_server),
         cmocka_unit_test(what_was_reserved_without_a_reply_is_given_back),
+        cmocka_unit_test(an_abort_that_a_replica_refuses_waits_for_the_primary),
         cmocka_unit_test(what_was_gathered_is_answered_when_the_cache_closes),
         cmocka_unit_test(a_refused_port_and_a_bad_address_leave_the_link_down),
     };

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <uv.h>
 
+#include "gf/clock.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
 #include "gf/num.h"
@@ -262,12 +263,17 @@ static void wait_with_abort(struct abort *abort)
     primary->abort_count++;
 }
 
+/* Without a reply nobody knows, and an error that took the link along (READONLY) was not the primary's: once more, when it is
+ * back. Any other error would only come again. */
 static void on_abort(void *ctx, const struct gf_reply *reply)
 {
-    if (reply)
-        free(ctx);
+    struct abort *abort = ctx;
+    bool refused = reply && gf_reply_type(reply) == GF_REPLY_ERROR;
+
+    if (!reply || (refused && !gf_redis_up(abort->primary->redis)))
+        wait_with_abort(abort);
     else
-        wait_with_abort(ctx); /* nobody knows: once more, when the primary is back */
+        free(abort);
 }
 
 /* RETRY: it was not sent. */
@@ -301,7 +307,7 @@ void gf_balance_abort(struct gf_balance *balance, const struct gf_reserve *reque
         wait_with_abort(abort);
 }
 
-/* A piece per turn, so that they are in nobody's way when the primary comes back. */
+/* A piece per turn, so that they are in nobody's way when the primary comes back; gf/balance.h says why not the old ones. */
 static void send_waiting_aborts(struct primary *primary)
 {
     for (int i = 0; i < ABORTS_TURN && primary->aborts && gf_redis_up(primary->redis); i++) {
@@ -309,10 +315,12 @@ static void send_waiting_aborts(struct primary *primary)
 
         primary->aborts = abort->next;
         primary->abort_count--;
-        if (send_abort(abort) == GF_OK)
-            continue;
-        wait_with_abort(abort);
-        return;
+        if (gf_clock_mono_ms() - abort->request.begun_ms >= primary->balance->config->ingest_lease) {
+            free(abort);
+        } else if (send_abort(abort) != GF_OK) {
+            wait_with_abort(abort);
+            return;
+        }
     }
 }
 
