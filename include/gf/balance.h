@@ -124,8 +124,10 @@ struct gf_wallet_state {
 typedef void (*gf_stored_fn)(void *ctx, enum gf_class class);
 GF_NODISCARD enum gf_class gf_balance_load(struct gf_balance *balance, const struct gf_wallet_state *wallet,
                                            gf_stored_fn on_stored, void *ctx);
-/* Deletes the wallet, holds included. */
-GF_NODISCARD enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id, gf_reply_fn on_reply, void *ctx);
+/* Deletes the wallet, holds included, if it still has this version: another process may have put it right already, and hold
+ * coins in it. The reply is a number: 1 deleted, 0 not. */
+GF_NODISCARD enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id, int64_t ver, gf_reply_fn on_reply,
+                                             void *ctx);
 /* What a transaction of the role itself left (freeze, new wallet). Best effort. */
 void gf_balance_publish(struct gf_balance *balance, const struct gf_wallet_state *wallet);
 /* GET of the marker or the wallet, to be parsed with the functions above. */

@@ -24,7 +24,7 @@ struct gf_redis_arg {
 #define GF_REDIS_ARGS_MAX 1024
 
 /* The Lua scripts of src/adapter/redis/lua. Sent as EVALSHA; NOSCRIPT is answered by EVAL of that one call. */
-enum gf_script { GF_SCRIPT_RESERVE, GF_SCRIPT_ABORT, GF_SCRIPT_STORE, GF_SCRIPT_COUNT };
+enum gf_script { GF_SCRIPT_RESERVE, GF_SCRIPT_ABORT, GF_SCRIPT_STORE, GF_SCRIPT_FORGET, GF_SCRIPT_COUNT };
 
 /* Several primaries: redis.url names them, divided by commas, in the same order for every process. A user's keys live on one
  * of them, everything else on the first. Changing the list moves users, whose cache is then cold: no more than that. */

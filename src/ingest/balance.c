@@ -3,8 +3,9 @@
  * each into Redis. Loads of one user share one read (single flight).
  *
  * A wallet that Redis knows newer: settlement was faster, or MySQL is behind (a restored or lagging server) and Redis is wrong.
- * So what Redis has is looked at, then MySQL is read once more; only if that is older does Redis lie: the key is deleted, and what
- * MySQL says after that is loaded, as what settlement tells in between may come before the deletion.
+ * So what Redis has is looked at, then MySQL is read once more; only if that is older does Redis lie: the key is deleted, if it
+ * still has what was looked at, and what MySQL says after that is loaded, as what settlement tells in between may come before
+ * the deletion.
  *
  * Thread: the loop's, but read_wallets. Bounded by the callers: each load waits for one request in flight. */
 #include <stdlib.h>
@@ -91,12 +92,12 @@ static void on_forgotten(void *ctx, const struct gf_reply *reply)
     gather(load);
 }
 
-/* MySQL is the truth. */
+/* MySQL is the truth. Where another process has been faster, nothing is deleted, and what it loaded is loaded once more. */
 static void forget(struct load *load)
 {
     gf_metric_add(GF_M_WALLET_BEHIND, 1);
     gf_log(GF_ERROR, "wallet_behind", "ver=%lld cached_ver=%lld", (long long)load->wallet.ver, (long long)load->cached_ver);
-    if (gf_balance_forget(load->loader->ingest->balance, load->wallet.user_id, on_forgotten, load) != GF_OK)
+    if (gf_balance_forget(load->loader->ingest->balance, load->wallet.user_id, load->cached_ver, on_forgotten, load) != GF_OK)
         finish(load, GF_RETRY);
 }
 

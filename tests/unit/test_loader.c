@@ -9,6 +9,7 @@ static struct mariadb mysql;
 static struct gf_sql *books;
 static struct gf_ingest ingest;
 static int64_t meddled; /* the user whose wallet settlement changes before each LOAD; 0: nobody's */
+static int64_t shared;  /* the user whose wallet another ingest forgets first; 0: nobody's */
 static int loads;
 
 static void sql(const char *fmt, ...) GF_PRINTF(1, 2);
@@ -53,6 +54,35 @@ enum gf_class __wrap_gf_balance_load(struct gf_balance *cache, const struct gf_w
     if (wallet->user_id == meddled)
         settle_one(meddled);
     return __real_gf_balance_load(cache, wallet, on_done, ctx);
+}
+
+/* Another ingest puts the wallet right, and holds 20 coins in it. */
+static void put_right(int64_t user)
+{
+    uint8_t bytes[50 + 32], hold[32] = {7};
+    char line[GF_KEY_MAX + 8], key[GF_KEY_MAX];
+    size_t len;
+
+    (void)gf_key_wallet(key, 1, user);
+    snprintf(line, sizeof(line), "DEL %s", key);
+    assert_string_equal(ask(line), "1");
+    assert_int_equal(publish(user, ver_of(user), 10 * ver_of(user), NULL, 0), 1);
+    assert_true(peek(key, bytes, sizeof(bytes), &len));
+    assert_int_equal(len, 50);
+    put_le(hold + 16, 20);
+    put_le(hold + 24, strtoll(FAR, NULL, 10));
+    put_le(bytes + 34, 20);
+    memcpy(bytes + 50, hold, sizeof(hold));
+    poke(key, bytes, sizeof(bytes));
+}
+
+enum gf_class __real_gf_balance_forget(struct gf_balance *cache, int64_t user_id, int64_t ver, gf_reply_fn on_reply, void *ctx);
+enum gf_class __wrap_gf_balance_forget(struct gf_balance *cache, int64_t user_id, int64_t ver, gf_reply_fn on_reply, void *ctx);
+enum gf_class __wrap_gf_balance_forget(struct gf_balance *cache, int64_t user_id, int64_t ver, gf_reply_fn on_reply, void *ctx)
+{
+    if (user_id == shared)
+        put_right(user_id);
+    return __real_gf_balance_forget(cache, user_id, ver, on_reply, ctx);
 }
 
 static enum gf_class load_cold(int64_t user)
@@ -119,6 +149,20 @@ static void a_redis_that_is_ahead_is_put_right(void **state)
     assert_int_equal(gf_metric_get(GF_M_WALLET_BEHIND), behind + 2);
 }
 
+/* Two processes see the same; the second one must not forget what the first one has loaded, and holds. */
+static void a_wallet_that_another_ingest_put_right_keeps_its_holds(void **state)
+{
+    (void)state;
+    open_wallet(6);
+    assert_int_equal(publish(6, 1000, 77, NULL, 0), 1);
+    shared = 6;
+    assert_int_equal(load_cold(6), GF_OK);
+    shared = 0;
+    is_as_in_mysql(6);
+    assert_string_equal(field(6, "h"), "20");
+    assert_string_equal(field(6, "n"), "1");
+}
+
 static void look_up(void *ctx)
 {
     (void)ctx;
@@ -168,6 +212,7 @@ int main(void)
         cmocka_unit_test(a_cold_wallet_is_loaded),
         cmocka_unit_test(settlement_that_is_always_faster_is_believed),
         cmocka_unit_test(a_redis_that_is_ahead_is_put_right),
+        cmocka_unit_test(a_wallet_that_another_ingest_put_right_keeps_its_holds),
     };
 
     return cmocka_run_group_tests(tests, start, end);

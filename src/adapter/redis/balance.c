@@ -412,15 +412,18 @@ void gf_balance_publish(struct gf_balance *balance, const struct gf_wallet_state
     send_loads(call);
 }
 
-/* ---- plain commands ---- */
-
-enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id, gf_reply_fn on_reply, void *ctx)
+enum gf_class gf_balance_forget(struct gf_balance *balance, int64_t user_id, int64_t ver, gf_reply_fn on_reply, void *ctx)
 {
     char key[GF_KEY_MAX];
-    struct gf_redis_arg del[] = {{"DEL", 3}, {key, gf_key_wallet(key, balance->config->redis_epoch, user_id)}};
+    uint8_t version[8];
+    struct gf_redis_arg arg[] = {{key, gf_key_wallet(key, balance->config->redis_epoch, user_id)},
+                                 {(const char *)version, sizeof(version)}};
 
-    return gf_redis_command(primary_of(balance, user_id)->redis, del, GF_COUNT(del), on_reply, ctx);
+    (void)gf_put_i64(version, ver);
+    return gf_redis_script(primary_of(balance, user_id)->redis, GF_SCRIPT_FORGET, arg, GF_COUNT(arg), 1, on_reply, ctx);
 }
+
+/* ---- plain commands ---- */
 
 enum gf_class gf_balance_get_marker(struct gf_balance *balance, int64_t user_id, const struct gf_uuid *request_id,
                                     gf_reply_fn on_reply, void *ctx)
