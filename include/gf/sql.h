@@ -4,7 +4,8 @@
  * It is made to the first server of mysql.hosts that is a writable primary (neither read_only nor super_read_only) and reads
  * its tables; a server that stops to be one (1047, 1290, 1836) loses the connection, and the next one goes to the others.
  * Session: READ COMMITTED, STRICT_ALL_TABLES, time_zone +00:00, utf8mb4; settlement sessions also get short wait_timeout,
- * net_*_timeout and innodb_lock_wait_timeout (F6). Never reconnects by itself: a lost connection loses its transaction.
+ * net_*_timeout and innodb_lock_wait_timeout (F6); on Galera the plain ones never read less than other nodes have committed.
+ * Never reconnects by itself: a lost connection loses its transaction.
  * Statements are text built from integers, hex literals and constants only (gf_buf_add_i64, gf_buf_add_xhex).
  * Classes: RETRY = nothing was done or all was rolled back by the server or must be (deadlock, lock time-out, connection
  * lost before COMMIT, read-only server: reconnect); UNCERTAIN = gf_sql_commit failed in any way; REJECT = its values are
