@@ -87,7 +87,7 @@ enum gf_class __wrap_store_settle(struct store *store, struct batch *batch, stru
         return gf_fail(error_r, batch->refusals > 0 ? GF_FATAL : bad_class, UNKNOWN, "nobody has met this");
     if (batch->n > longest)
         return gf_fail(error_r, GF_UNCERTAIN, 0, "no answer");
-    batch->plan = (struct gf_plan){.settled = batch->refusals > 0 ? 0 : batch->n};
+    batch->plan.settled = batch->refusals > 0 ? 0 : batch->n;
     memset(fate + batch->first_offset, batch->refusals > 0 ? 'b' : 's', (size_t)batch->n);
     return GF_OK;
 }
