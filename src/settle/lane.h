@@ -17,10 +17,10 @@ struct shared {
     struct gf_async *ended;      /* a lane has ended */
     atomic_bool stopping;
     atomic_int partitions_seen; /* what Kafka last said the topic has; 0: not asked yet (F4) */
+    atomic_bool settles;        /* some lane has settled a gift since MySQL failed for a reason that nobody has met (F12 b) */
     pthread_mutex_t lock;
     struct gf_kafka_admin *admin; /* locks: lock */
     pthread_mutex_t stop_lock;    /* its own: `lock` is held while Kafka is asked, and readiness must not wait for that */
-    atomic_bool settles; /* some lane has settled a gift since MySQL failed for a reason that nobody has met (F12 b) */
     char stop_reason[200];        /* locks: stop_lock; of the partition that was stopped last */
 };
 

@@ -401,10 +401,10 @@ static bool take_piece(struct lane *lane, struct part *part, int max, int *taken
 
     *taken_r = count;
     if (count == 0)
-        return go_on;
+        return true;
     GF_POINT(settle_polled);
     stage_end(&lane->stage, STAGE_POLL);
-    if (go_on && part->check_last)
+    if (part->check_last)
         go_on = check_last(lane, part, piece);
     if (go_on)
         count = drop_settled(part, piece, count);

@@ -116,8 +116,8 @@ static enum gf_class check_writable(struct gf_sql *sql, struct gf_error *error_r
 }
 
 /* A Galera node without its cluster answers everything but statements on tables (1047). One that has it may lag behind what
- * another node has committed: what this session reads from here on must not, as an unknown COMMIT is resolved by it (F7). A plain session keeps
- * to that with every statement: it compares with Redis, which may have heard of a commit before its node. */
+ * another node has committed: what this session reads from here on must not, as an unknown COMMIT is resolved by it (F7). A
+ * plain session keeps to that with every statement: it compares with Redis, which may have heard of a commit before its node. */
 static enum gf_class check_tables(struct gf_sql *sql, enum gf_sql_session session, struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
