@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 import cache
-from stack import ROOT, Stack, uuid7, wait_until
+from stack import BROKERS, ROOT, Stack, uuid7, wait_until
 
 ONLY_SETTLE = {"ingest": 0, "router": 0, "gateway": 0, "sweep": 0}
 FOREVER = 9223372036854775807
@@ -743,6 +743,13 @@ def test_a_log_that_does_not_fit_stops_its_partition_and_no_other(stoppable, cha
     wait_until(lambda: outcome(stack, commands[0]["request_id"], victim) == "settled", 60, "the victim's gift")
 
 
+def segments_with(stack, text):
+    """Where it stands in partition 0's log, a file and a position for each broker; None until all of them have it."""
+    files = [(path, path.read_bytes().find(text)) for path in stack.dir.rglob("giftflow.commands-0/*.log")]
+    found = [(path, at) for path, at in files if at >= 0]
+    return found if len(found) == BROKERS else None
+
+
 def test_a_record_that_kafka_cannot_give_back_stops_its_partition(stoppable):
     """Nothing accepted is passed over: what stands before a batch whose checksum is wrong is settled, and nothing behind it before somebody has looked."""
     stack = stoppable
@@ -753,13 +760,13 @@ def test_a_record_that_kafka_cannot_give_back_stops_its_partition(stoppable):
     stack.produce_many([(str(user), command) for command in sound])
     stack.produce(str(user), bad)
     stack.produce(str(user), last)
-    segment = next(path for path in stack.dir.rglob("giftflow.commands-0/*.log") if bad["request_id"].encode() in path.read_bytes())
-    at = segment.read_bytes().index(bad["request_id"].encode())
+    segments = wait_until(lambda: segments_with(stack, bad["request_id"].encode()), 60, "the record in the log of each broker")
 
     def write(byte):
-        with segment.open("r+b") as file:
-            file.seek(at)
-            file.write(byte)
+        for segment, at in segments:
+            with segment.open("r+b") as file:
+                file.seek(at)
+                file.write(byte)
 
     right = bad["request_id"][:1].encode()
     write(b"1" if right == b"0" else b"0")
