@@ -79,9 +79,9 @@ struct gf_kafka_consumer;
 typedef int64_t (*gf_kafka_assign_fn)(void *ctx, int32_t partition);
 /* Comes for every partition of the assignment, those that on_assign skipped included. */
 typedef void (*gf_kafka_revoke_fn)(void *ctx, int32_t partition, bool lost);
-/* An offset that is out of range, bytes that cannot be read, or another broken promise of the log: no more is taken of the partition.
- * Comes inside gf_kafka_consumer_take, which may return what stood before it. */
-typedef void (*gf_kafka_broken_fn)(void *ctx, int32_t partition, const char *reason);
+/* The next offset is out of range (another start may serve), or bytes cannot be read, or another promise of the log is broken: no more
+ * is taken of the partition. Comes inside gf_kafka_consumer_take, which may return what stood before it. */
+typedef void (*gf_kafka_broken_fn)(void *ctx, int32_t partition, bool out_of_range, const char *reason);
 
 struct gf_kafka_consumer_opts {
     const char *topic, *group, *client_id;

@@ -301,11 +301,14 @@ void lane_on_revoke(void *ctx, int32_t partition, bool lost)
     *part = (struct part){.generation = part->generation};
 }
 
-/* Comes while a batch is taken: what stood before the break is settled first. */
-void lane_on_broken(void *ctx, int32_t partition, const char *reason)
+/* Comes while a batch is taken: what stood before the break is settled first. An offset that is gone may be the record that was
+ * settled last, which retention has taken since it was compared: another claim compares again, and stops what does not fit. */
+void lane_on_broken(void *ctx, int32_t partition, bool out_of_range, const char *reason)
 {
     struct lane *lane = ctx;
 
-    lane_part(lane, partition)->broken = true;
-    (void)snprintf(lane->broken_reason, sizeof(lane->broken_reason), "%s", reason);
+    if (out_of_range)
+        lane->rejoin = true;
+    else
+        (void)snprintf(lane_part(lane, partition)->broken, sizeof(lane->parts[0].broken), "%s", reason);
 }

@@ -27,7 +27,6 @@ struct part {
     bool assigned;       /* by the group */
     bool owned;          /* claimed in MySQL, consumed */
     bool stopped;        /* must not go on before somebody has looked */
-    bool broken;         /* nothing more can be taken of it, for lane->broken_reason: to be stopped */
     bool compares;       /* claimed, but Kafka has not told yet what its log is: nothing is taken before that */
     uint32_t generation; /* changes with each assignment and revocation */
     struct claim claim;
@@ -38,6 +37,7 @@ struct part {
     int64_t single_to;  /* below this one a record at a time */
     bool check_last;    /* the first record must be the last consumed one (F5) */
     int64_t notified_ms, committed_ms, fenced_ms, looked_ms;
+    char broken[160]; /* why nothing more can be taken of it: to be stopped. "": it can */
 };
 
 struct lane {
@@ -62,7 +62,6 @@ struct lane {
     int64_t joined_ms;
     int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
     bool proved;      /* the record that is being buried is at fault: others were settled meanwhile (F12 b) */
-    char broken_reason[160]; /* of the partition that broke last */
     int64_t ask_ms;    /* Kafka is not asked for a partition's log before */
     int64_t looked_ms; /* when the partition count was last compared */
     int64_t lag_looked_ms;
@@ -87,7 +86,7 @@ static inline struct part *lane_part(struct lane *lane, int32_t partition)
 /* lane_claim.c: callbacks of the consumer, and stopping a partition for good. */
 int64_t lane_on_assign(void *ctx, int32_t partition);
 void lane_on_revoke(void *ctx, int32_t partition, bool lost);
-void lane_on_broken(void *ctx, int32_t partition, const char *reason);
+void lane_on_broken(void *ctx, int32_t partition, bool out_of_range, const char *reason);
 void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...) GF_PRINTF(3, 4);
 void lane_drop_part(struct lane *lane, struct part *part);
 enum gf_class lane_watermarks(struct lane *lane, int32_t partition, struct gf_kafka_range *range_r, struct gf_error *error_r);

@@ -264,3 +264,20 @@ def settled_elsewhere(world, command, n):
         " VALUES (99, %s, %s, %s, 1, 1, 0, 1, 0, 0, -1, 22, 0, 1, 90, 1, 1, 0, '01234567', 1)",
         n, command["user_id"], uuid.UUID(command["request_id"]).bytes,
     )  # fmt: skip
+
+
+def test_what_retention_takes_between_claim_and_first_fetch_stops_nothing(runner):
+    """The reader begins at the record that was settled last; when that has gone meanwhile, the partition is claimed again and goes on behind it."""
+    world = World(runner.stack, next(runner.numbers)).open()
+    try:
+        process = world.spawn("settle", "settle_compared:stop")
+        process.reached("settle_compared", "stop")
+        world.delete_records(world._topic("giftflow.commands"), 0, world.progress()["next_offset"])
+        process.go_on()
+        world.send_gifts(3)
+        world.drain()
+        assert "event=partition_broken" in process.log(), "the reader did not meet it"
+        process.terminate()
+        process.ended()
+    finally:
+        world.close()

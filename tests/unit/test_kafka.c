@@ -164,7 +164,7 @@ struct member {
     int64_t *next; /* per partition, shared by the members of a group */
     bool mine[PARTITIONS];
     int assigned, revoked, taken;
-    int broken;
+    int broken, out_of_range;
     bool follows_group;
 };
 
@@ -186,13 +186,14 @@ static void on_revoke(void *ctx, int32_t partition, bool lost)
     member->revoked++;
 }
 
-static void on_broken(void *ctx, int32_t partition, const char *reason)
+static void on_broken(void *ctx, int32_t partition, bool out_of_range, const char *reason)
 {
     struct member *member = ctx;
 
     (void)partition;
     (void)reason;
     member->broken++;
+    member->out_of_range += out_of_range ? 1 : 0;
 }
 
 static void join(struct member *member, const char *topic, const char *group)
@@ -348,6 +349,7 @@ static void an_offset_out_of_range_breaks_the_partition_loudly(void **state)
         turn(&member);
     }
     assert_int_equal(member.broken, 1);
+    assert_int_equal(member.out_of_range, 1);
     assert_int_equal(next[3], 100000);
     gf_kafka_consumer_close(&member.consumer);
 }

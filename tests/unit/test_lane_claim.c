@@ -197,6 +197,35 @@ static void a_kafka_that_does_not_answer_is_asked_once_at_a_time(void **state)
     assert_false(lane.rejoin);
 }
 
+static void two_that_break_in_one_turn_have_a_reason_each(void **state)
+{
+    (void)state;
+    for (int32_t i = 0; i < PARTITIONS; i++)
+        assert_int_equal(lane_on_assign(&lane, i), last_off);
+    lane_on_broken(&lane, 1, false, "a checksum");
+    lane_on_broken(&lane, 0, false, "a codec");
+    turn();
+    assert_int_equal(owned(), 1);
+    assert_false(lane.rejoin);
+    assert_non_null(strstr(shared.stop_reason, "partition 1 is stopped: a checksum"));
+}
+
+/* Retention may have taken the record that was settled last, between claim and first fetch. */
+static void an_offset_that_has_gone_since_the_claim_is_claimed_again(void **state)
+{
+    (void)state;
+    assert_int_equal(lane_on_assign(&lane, 0), last_off);
+    low = NEXT;
+    lane_on_broken(&lane, 0, true, "out of range");
+    assert_true(lane.rejoin);
+    assert_false(lane.parts[0].stopped);
+    lane.rejoin = false;
+    lane_on_revoke(&lane, 0, false);
+    assert_int_equal(lane_on_assign(&lane, 0), NEXT);
+    turn();
+    assert_int_equal(owned(), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -204,6 +233,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_has_gone_while_it_waited_is_not_read, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_does_not_fit_is_stopped_after_the_wait_as_before_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_kafka_that_does_not_answer_is_asked_once_at_a_time, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(two_that_break_in_one_turn_have_a_reason_each, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_offset_that_has_gone_since_the_claim_is_claimed_again, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

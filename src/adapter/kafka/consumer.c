@@ -60,13 +60,13 @@ static struct part *find_part(struct gf_kafka_consumer *consumer, int32_t partit
     return NULL;
 }
 
-static void break_part(struct gf_kafka_consumer *consumer, struct part *part, const char *reason)
+static void break_part(struct gf_kafka_consumer *consumer, struct part *part, bool out_of_range, const char *reason)
 {
     part->stopped = true;
     gf_log(GF_ERROR, "partition_broken", "topic=%s partition=%" PRId32 " reason=\"%s\"",
            rd_kafka_topic_name(consumer->topic), part->partition, reason);
     if (consumer->on_broken != NULL)
-        consumer->on_broken(consumer->ctx, part->partition, reason);
+        consumer->on_broken(consumer->ctx, part->partition, out_of_range, reason);
 }
 
 /* The end as a number, committed at once: a member that dies before its first commit must not move the group's start. */
@@ -315,7 +315,7 @@ enum gf_class gf_kafka_consumer_serve(struct gf_kafka_consumer *consumer, struct
 
             /* Partitions have their own queues; a record here would be missing there. Never go on past it. */
             if (part != NULL)
-                break_part(consumer, part, "record outside its partition's queue");
+                break_part(consumer, part, false, "record outside its partition's queue");
         } else if (message->err != RD_KAFKA_RESP_ERR__PARTITION_EOF) {
             class = gf_kafka_fail(error_r, message->err, "group");
         }
@@ -350,7 +350,7 @@ static void handle_error(struct gf_kafka_consumer *consumer, struct part *part, 
     if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
         return;
     if (!consumer->follows_group && (out_of_range || is_unreadable(message->err)))
-        break_part(consumer, part, rd_kafka_message_errstr(message));
+        break_part(consumer, part, out_of_range, rd_kafka_message_errstr(message));
     else /* librdkafka goes on by itself */
         gf_log(GF_WARN, "partition_read_failed", "partition=%" PRId32 " error=\"%s\" reason=\"%s\"", part->partition,
                rd_kafka_err2str(message->err), rd_kafka_message_errstr(message));
