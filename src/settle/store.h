@@ -52,8 +52,9 @@ GF_NODISCARD enum gf_class store_lookup(struct store *store, const struct claim 
                                         int64_t *epoch_r, struct gf_error *error_r);
 /* Writes claim->notified; a fenced or repeated write changes nothing. */
 GF_NODISCARD enum gf_class store_notified(struct store *store, struct claim *claim, struct gf_error *error_r);
-/* F12 a: counts this try of `off` before the record is touched. */
-GF_NODISCARD enum gf_class store_try(struct store *store, const struct claim *claim, int64_t off, int64_t *tries_r,
+/* F12 a: counts this try of `off` before the record is touched. *tries is 0 at first; called again with what it has become, after a
+ * failure, it counts the same try, whether or not the lost answer said that it was counted. */
+GF_NODISCARD enum gf_class store_try(struct store *store, const struct claim *claim, int64_t off, int64_t *tries,
                                      struct gf_error *error_r);
 
 /* Takes one counted try of `off` back. */

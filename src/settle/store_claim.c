@@ -181,25 +181,25 @@ enum gf_class store_notified(struct store *store, struct claim *claim, struct gf
     return GF_OK;
 }
 
-enum gf_class store_try(struct store *store, const struct claim *claim, int64_t off, int64_t *tries_r,
+enum gf_class store_try(struct store *store, const struct claim *claim, int64_t off, int64_t *tries,
                         struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
     enum gf_class class = store_ready(store, error_r);
 
-    if (class == GF_OK)
-        class = gf_sql_execf(store->sql, error_r,
-                             "UPDATE progress SET tries=IF(tried_offset=%" PRId64 ",tries+1,1), tried_offset=%" PRId64
-                             " WHERE log=%" PRId32 " AND epoch=%" PRId64,
-                             off, off, claim->log, claim->epoch);
-    if (class == GF_OK)
+    if (class == GF_OK && *tries == 0) {
         class = gf_sql_queryf(store->sql, &result, error_r,
                               "SELECT tries FROM progress WHERE log=%" PRId32 " AND tried_offset=%" PRId64, claim->log, off);
-    if (class != GF_OK)
-        return class;
-    *tries_r = gf_sql_next(result) ? gf_sql_i64(result, 0) : 1; /* no row: fenced, which the transaction will find */
-    gf_sql_result_free(&result);
-    return GF_OK;
+        if (class == GF_OK)
+            *tries = gf_sql_next(result) ? gf_sql_i64(result, 0) + 1 : 1;
+        gf_sql_result_free(&result);
+    }
+    if (class == GF_OK)
+        class = gf_sql_execf(store->sql, error_r,
+                             "UPDATE progress SET tries=%" PRId64 ", tried_offset=%" PRId64 " WHERE log=%" PRId32
+                             " AND epoch=%" PRId64,
+                             *tries, off, claim->log, claim->epoch);
+    return class;
 }
 
 enum gf_class store_untry(struct store *store, const struct claim *claim, int64_t off, struct gf_error *error_r)

@@ -317,14 +317,18 @@ static void a_lost_commit_is_told_by_the_progress_row(void **state)
 static void tries_of_one_record_add_up(void **state)
 {
     struct gf_error error;
-    int64_t tries = 0;
+    int64_t tries;
 
     (void)state;
     start(true);
     for (int i = 1; i <= 3; i++) {
-        assert_int_equal(store_try(store, &claim, 40, &tries, &error), GF_OK);
-        assert_int_equal(tries, i);
+        tries = 0;
+        for (int call = 0; call < 2; call++) { /* the second time as if the first one's answer had been lost */
+            assert_int_equal(store_try(store, &claim, 40, &tries, &error), GF_OK);
+            assert_int_equal(tries, i);
+        }
     }
+    tries = 0;
     assert_int_equal(store_try(store, &claim, 41, &tries, &error), GF_OK);
     assert_int_equal(tries, 1);
 }
