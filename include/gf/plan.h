@@ -66,8 +66,10 @@ struct gf_plan {
 /* `commands` is input->commands. commands[i].dead is set by the plan for credits that name no row or not their own
  * (NO_CREDIT, CREDIT_STATE). A dead letter with a known id leaves a row internal_error (F1), except ID_REUSED and ids of
  * version 8: those belong to credit rows, and a record that is not believed must not use one up (F2).
- * The wallet of each believed credit must be in `wallets`. Asserts G1 before it returns. */
-void gf_settle_plan(const struct gf_plan_input *input, struct gf_command *commands, struct gf_plan *plan);
+ * The wallet of each believed credit must be in `wallets`. Asserts G1 before it returns true.
+ * False: the batch moves more coins than its sums can hold (1,023 commands always fit), and whatever was written to the
+ * wallets, credits and plan means nothing: a shorter batch is to be planned, from rows that were read again. */
+GF_NODISCARD bool gf_settle_plan(const struct gf_plan_input *input, struct gf_command *commands, struct gf_plan *plan);
 
 /* The documented byte order of one trade row for batch.hash: columns in the table's order, integers big-endian and as wide
  * as their column, `ref` as a presence byte and 16 bytes. Always GF_TRADE_BYTES long. */

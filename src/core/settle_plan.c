@@ -259,14 +259,14 @@ static void apply(int32_t log, const struct effect *effect, struct gf_wallet *wa
     wallet->last_off = trade->off;
 }
 
-/* Counts the judged command and, when it is settled, moves its coins. */
-static void finish(const struct gf_plan_input *input, const struct effect *effect, struct gf_wallet *wallet,
+/* Counts the judged command and, when it is settled, moves its coins. False: the batch's sums do not hold them. */
+static bool finish(const struct gf_plan_input *input, const struct effect *effect, struct gf_wallet *wallet,
                    struct gf_trade *trade, struct gf_plan *plan)
 {
     if (trade->outcome != GF_OUTCOME_SETTLED) {
         GF_ASSERT(trade->amount == 0 && trade->debt_delta == 0 && trade->host_coins == 0);
         plan->rejected++;
-        return;
+        return true;
     }
     GF_ASSERT(wallet != NULL);
     apply(input->log, effect, wallet, trade);
@@ -276,15 +276,16 @@ static void finish(const struct gf_plan_input *input, const struct effect *effec
         int64_t platform = money_sub(paid, trade->host_coins);
 
         GF_ASSERT(paid > 0 && trade->host_coins >= 0 && platform >= 0);
-        plan->debit = money_add(plan->debit, paid);
+        if (!gf_money_add(plan->debit, paid, &plan->debit))
+            return false;
         plan->host = money_add(plan->host, trade->host_coins);
         plan->platform = money_add(plan->platform, platform);
-    } else {
-        plan->credit = money_add(plan->credit, trade->amount);
+        return true;
     }
+    return gf_money_add(plan->credit, trade->amount, &plan->credit);
 }
 
-static void plan_gift(const struct gf_plan_input *input, const struct gf_command *command, struct gf_plan *plan)
+static bool plan_gift(const struct gf_plan_input *input, const struct gf_command *command, struct gf_plan *plan)
 {
     struct gf_trade *trade = &plan->trades[plan->trade_count++];
     struct gf_wallet *wallet = find_wallet(input, command->user_id);
@@ -293,7 +294,7 @@ static void plan_gift(const struct gf_plan_input *input, const struct gf_command
     GF_ASSERT(gf_uuid_version(&command->request_id) != 8);
     start_trade(command, wallet, trade);
     trade->outcome = judge_gift(input, command, wallet, &effect);
-    finish(input, &effect, wallet, trade, plan);
+    return finish(input, &effect, wallet, trade, plan);
 }
 
 static void plan_dead(const struct gf_plan_input *input, const struct gf_command *command, struct gf_plan *plan)
@@ -309,7 +310,7 @@ static void plan_dead(const struct gf_plan_input *input, const struct gf_command
     trade->outcome = GF_OUTCOME_INTERNAL_ERROR;
 }
 
-static void plan_credit(const struct gf_plan_input *input, struct gf_command *command, struct gf_plan *plan)
+static bool plan_credit(const struct gf_plan_input *input, struct gf_command *command, struct gf_plan *plan)
 {
     struct gf_credit *credit = find_credit(input, &command->request_id);
     struct effect effect = {0};
@@ -319,13 +320,13 @@ static void plan_credit(const struct gf_plan_input *input, struct gf_command *co
     if (!credit) {
         command->dead = GF_DEAD_NO_CREDIT;
         plan_dead(input, command, plan);
-        return;
+        return true;
     }
     if (credit->user_id != command->user_id || credit->kind != command->kind || credit->status != CREDIT_OPEN ||
         credit->credited) {
         command->dead = GF_DEAD_CREDIT_STATE;
         plan_dead(input, command, plan);
-        return;
+        return true;
     }
     wallet = find_wallet(input, command->user_id);
     GF_ASSERT(wallet != NULL); /* the store opens the wallet of every credit before it plans */
@@ -335,8 +336,8 @@ static void plan_credit(const struct gf_plan_input *input, struct gf_command *co
     trade->has_ref = credit->has_ref;
     trade->ref = credit->ref;
     trade->outcome = judge_credit(credit, wallet, &effect);
-    finish(input, &effect, wallet, trade, plan);
     credit->credited = trade->outcome == GF_OUTCOME_SETTLED;
+    return finish(input, &effect, wallet, trade, plan);
 }
 
 /* Sum of all balances modulo 2^64: differences of such sums are exact. */
@@ -354,26 +355,30 @@ static uint64_t balances(const struct gf_plan_input *input)
     return sum;
 }
 
-void gf_settle_plan(const struct gf_plan_input *input, struct gf_command *commands, struct gf_plan *plan)
+bool gf_settle_plan(const struct gf_plan_input *input, struct gf_command *commands, struct gf_plan *plan)
 {
     uint64_t before = balances(input);
+    bool fits = true;
 
     GF_ASSERT(input->commands == commands);
     GF_ASSERT(input->command_count == 0 || (commands != NULL && plan->trades != NULL));
     *plan = (struct gf_plan){.trades = plan->trades};
     for (int i = 0; i < input->credit_count; i++)
         GF_ASSERT(i == 0 || gf_uuid_compare(&input->credits[i - 1].credit_id, &input->credits[i].credit_id) < 0);
-    for (int i = 0; i < input->command_count; i++) {
+    for (int i = 0; i < input->command_count && fits; i++) {
         GF_ASSERT(i == 0 || commands[i - 1].off < commands[i].off);
         if (commands[i].dead != GF_DEAD_NONE)
             plan_dead(input, &commands[i], plan);
         else if (commands[i].kind == GF_KIND_GIFT)
-            plan_gift(input, &commands[i], plan);
+            fits = plan_gift(input, &commands[i], plan);
         else
-            plan_credit(input, &commands[i], plan);
+            fits = plan_credit(input, &commands[i], plan);
     }
+    if (!fits)
+        return false;
     GF_ASSERT(plan->settled + plan->rejected + plan->dead == input->command_count);
     GF_ASSERT(plan->trade_count <= input->command_count);
     GF_ASSERT(plan->debit == money_add(plan->host, plan->platform)); /* G1 */
-    GF_ASSERT(balances(input) - before == (uint64_t)money_sub(plan->credit, plan->debit));
+    GF_ASSERT(balances(input) - before + (uint64_t)plan->debit == (uint64_t)plan->credit);
+    return true;
 }

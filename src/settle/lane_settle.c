@@ -4,7 +4,8 @@
  *  RETRY, FATAL  rolled back: again after a bounded back-off, serving the group meanwhile; after settle.retry_max the lane
  *                leaves the group and everything is read again from MySQL (F20)
  *  UNCERTAIN     COMMIT's answer is lost: nothing is done before a locking read has told (F7)
- *  REJECT        MySQL refuses what is in it: the window is halved down to one record, which becomes a dead letter (F12 b)
+ *  REJECT        MySQL refuses what is in it: the window is halved down to one record, which becomes a dead letter (F12 b);
+ *                or it moves more coins than the sums of one batch hold, which a single record never does
  *  UNCERTAIN, and looked up as not done, three times: the window is halved, it may be too large to be committed
  *  an error that nobody has met is FATAL, but the window is halved at the second one; the single record that still fails
  *                after settle.retry_max becomes a dead letter, if MySQL settles other gifts meanwhile: a server that takes dead

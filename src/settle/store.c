@@ -243,7 +243,7 @@ static enum gf_class lock_wallets(struct store *store, struct batch *batch, stru
     return class;
 }
 
-static void plan(struct store *store, struct batch *batch, int32_t log)
+static enum gf_class plan(struct store *store, struct batch *batch, int32_t log, struct gf_error *error_r)
 {
     const struct gf_plan_input input = {.log = log,
                                         .commands = batch->planned,
@@ -254,8 +254,10 @@ static void plan(struct store *store, struct batch *batch, int32_t log)
                                         .credit_count = batch->credit_count,
                                         .catalogue = catalogue_view(store->catalogue)};
 
-    gf_settle_plan(&input, batch->planned, &batch->plan);
+    if (!gf_settle_plan(&input, batch->planned, &batch->plan))
+        return gf_fail(error_r, GF_REJECT, 0, "the coins of %d records do not fit the sums of one batch", batch->n);
     GF_ASSERT(batch->plan.settled + batch->plan.rejected + batch->plan.dead + batch->duplicates + batch->dead == batch->n);
+    return GF_OK;
 }
 
 /* The documented chain: SHA-256(previous hash, then each trade row's bytes in offset order). */
@@ -335,7 +337,7 @@ static enum gf_class read_and_plan(struct store *store, struct batch *batch, int
     if (class == GF_OK && catalogue_doubts(store->catalogue, batch)) /* F11 */
         class = catalogue_load(store->catalogue, store->sql, error_r);
     if (class == GF_OK)
-        plan(store, batch, log);
+        class = plan(store, batch, log, error_r);
     stage_end(&store->stage, STAGE_PLAN);
     return class;
 }
@@ -398,18 +400,22 @@ static bool has_credits(const struct batch *batch)
 #ifdef GF_NULL_STORE
 bool store_null;
 
-static void settle_nowhere(struct store *store, struct batch *batch, int32_t log)
+static enum gf_class settle_nowhere(struct store *store, struct batch *batch, int32_t log, struct gf_error *error_r)
 {
     uint8_t hash[32] = {0};
+    enum gf_class class;
 
     batch_classify(batch);
     for (int i = 0; i < batch->user_count; i++)
         batch->wallets[batch->wallet_count++] = (struct gf_wallet){
             .user_id = batch->users[i], .balance = INT64_C(1000000000000), .ver = 1, .last_off = -1, .status = 1};
-    plan(store, batch, log);
+    class = plan(store, batch, log, error_r);
     stage_end(&store->stage, STAGE_PLAN);
+    if (class != GF_OK)
+        return class;
     chain(store, batch, log, hash);
     stage_end(&store->stage, STAGE_CHAIN);
+    return GF_OK;
 }
 #endif
 
@@ -423,10 +429,8 @@ enum gf_class store_settle(struct store *store, struct batch *batch, struct clai
     *fenced_r = false;
     stage_start(&store->stage);
 #ifdef GF_NULL_STORE
-    if (class == GF_OK && store_null) {
-        settle_nowhere(store, batch, claim->log);
-        return GF_OK;
-    }
+    if (class == GF_OK && store_null)
+        return settle_nowhere(store, batch, claim->log, error_r);
 #endif
     /* A repeated credit leaves no row that an INSERT could collide with, so credits are always looked up. */
     if (class == GF_OK && (claim->precheck > 0 || has_credits(batch)))

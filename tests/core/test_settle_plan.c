@@ -341,7 +341,7 @@ static void run_case(void)
                                   .credit_count = now.credit_count,
                                   .catalogue = &catalogue};
 
-    gf_settle_plan(&input, now.commands, &plan);
+    GF_ASSERT(gf_settle_plan(&input, now.commands, &plan));
     check_commands(&plan);
     for (int i = 0; i < now.after_count; i++)
         check_after(&now.after[i], &plan);

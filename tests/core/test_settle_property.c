@@ -337,7 +337,7 @@ static void check_repeat(const struct gf_plan_input *input, const struct gf_wall
         credits[i].credited = false;
     repeat.commands = again;
     repeat.wallets = copy;
-    gf_settle_plan(&repeat, again, &second);
+    CHECK(gf_settle_plan(&repeat, again, &second));
     CHECK(second.trade_count == plan->trade_count && second.debit == plan->debit && second.credit == plan->credit);
     for (int i = 0; i < plan->trade_count; i++) {
         uint8_t a[GF_TRADE_BYTES], b[GF_TRADE_BYTES];
@@ -354,7 +354,7 @@ static void check_repeat(const struct gf_plan_input *input, const struct gf_wall
         }
     for (int i = 0; i < credit_count; i++)
         credits[i].status = 2;
-    gf_settle_plan(&repeat, again, &second);
+    CHECK(gf_settle_plan(&repeat, again, &second));
     CHECK(second.settled == 0 && second.rejected == 0 && second.credit == 0);
 }
 
@@ -379,7 +379,7 @@ static void run_batch(void)
     input.wallet_count = wallet_count;
     input.credit_count = credit_count;
     memcpy(before, wallets, sizeof(before));
-    gf_settle_plan(&input, commands, &plan);
+    CHECK(gf_settle_plan(&input, commands, &plan));
     for (int i = 0; i < input.command_count; i++)
         compare(&commands[i], used, &trades[sums.rows < plan.trade_count ? sums.rows : 0], &sums);
     CHECK(plan.trade_count == sums.rows);
@@ -390,6 +390,35 @@ static void run_batch(void)
         CHECK(credits[i].credited == used[i]);
     compare_wallets();
     check_repeat(&input, before, &plan);
+}
+
+/* 2^63 coins do not fit a batch's sums. Any 1,023 commands do, of whatever kind. */
+static void check_limit(enum gf_kind kind, int count, bool fits)
+{
+    static struct gf_wallet many[1100];
+    static struct gf_credit rows[1100];
+    static struct gf_command orders[1100];
+    static struct gf_trade made[1100];
+    const struct gf_price price = {.valid_to_ms = INT64_MAX, .price = GF_ID_MAX, .share_bp = 10000};
+    const struct gf_gift gift = {.gift_id = 1, .max_quantity = 1, .status = 1, .prices = &price, .price_count = 1};
+    const struct gf_catalogue shop = {.gifts = &gift, .gift_count = 1};
+    struct gf_plan plan = {.trades = made};
+    const struct gf_plan_input input = {.log = 3, .commands = orders, .command_count = count, .wallets = many, .wallet_count = count,
+                                        .credits = rows, .credit_count = kind == GF_KIND_GIFT ? 0 : count, .catalogue = &shop};
+
+    for (int i = 0; i < count; i++) {
+        int64_t coins = kind == GF_KIND_ADJUST ? -GF_ID_MAX : GF_ID_MAX;
+        bool comes = kind == GF_KIND_RECHARGE || kind == GF_KIND_GIFT_REFUND;
+
+        many[i] = (struct gf_wallet){.user_id = i + 1, .balance = comes ? 0 : GF_ID_MAX, .ver = 1, .status = 1, .last_off = -1};
+        rows[i] = (struct gf_credit){.credit_id = uuid(8, i), .user_id = i + 1, .coins = coins, .kind = kind, .status = 1};
+        orders[i] = (struct gf_command){.off = i, .append_ms = NOW, .readable = true, .kind = kind, .user_id = i + 1};
+        orders[i].request_id = uuid(kind == GF_KIND_GIFT ? 7 : 8, i);
+        if (kind == GF_KIND_GIFT)
+            orders[i].receiver_id = 5000, orders[i].room_id = 1, orders[i].gift_id = 1, orders[i].price = GF_ID_MAX, orders[i].quantity = 1;
+    }
+    CHECK(gf_settle_plan(&input, orders, &plan) == fits);
+    CHECK(!fits || plan.settled == count);
 }
 
 int main(int argc, char **argv)
@@ -403,6 +432,11 @@ int main(int argc, char **argv)
     for (int i = 0; i < BATCHES; i++)
         run_batch();
     check_chains();
+    for (enum gf_kind kind = GF_KIND_GIFT; kind <= GF_KIND_CHARGEBACK; kind++) {
+        check_limit(kind, 1023, true);
+        check_limit(kind, 1024, true); /* of 2^53 - 1 each */
+        check_limit(kind, 1026, false);
+    }
     printf("%d batches agree with the model, offsets up to %" PRId64 "\n", BATCHES, next_off);
     return 0;
 }

@@ -358,6 +358,25 @@ def test_an_adjustment_that_takes_too_much_is_rejected_for_good(books):
     wait_until(lambda: f"{row['log']}-{row['off']}:5559" in notice_ids(books), what="the notice of the refused credit")
 
 
+def test_more_coins_than_the_sums_of_one_batch_hold_are_settled_in_several(books):
+    """2^63 coins, in commands each of which is good: nothing is refused, and nobody's settlement ends."""
+    most = (1 << 53) - 1
+    users = [user for user in (books.new_id() for _ in range(6000)) if murmur2_partition(str(user), 4) == 0][:1200]
+    credits = [uuid8() for _ in users]
+    with books.connect_db() as db, db.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms) VALUES (%s, 3, %s, %s, 'test', 'test', 1, 1)",
+            [(uuid.UUID(credit).bytes, user, most) for credit, user in zip(credits, users)],
+        )
+    before = books.pid("settle-1")
+    with books.frozen("settle-1"):  # so that they are one batch
+        books.produce_many([(str(user), credit_command(user, credit)) for user, credit in zip(users, credits)])
+    books.drain()
+    assert books.sql("SELECT COUNT(*) n FROM wallet WHERE balance = %s AND user_id >= %s AND user_id <= %s", most, users[0], users[-1])[0]["n"] == len(users) == 1200
+    assert "do not fit the sums of one batch" in books.log_text("settle-1")
+    assert books.pid("settle-1") == before and books.is_alive("settle-1")
+
+
 def test_the_notices_of_a_room_stand_in_the_order_of_its_gifts(books):
     """They are sent partition by partition: between rooms their order is free, within one it is the log's."""
     user = books.new_id()
