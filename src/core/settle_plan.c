@@ -14,7 +14,6 @@
 #define QUANTITY_MAX 9999
 
 enum wallet_status { WALLET_NORMAL = 1, WALLET_FROZEN = 2 };
-enum gift_status { GIFT_ON_SALE = 1 };
 enum credit_status { CREDIT_OPEN = 1 };
 
 /* What a command does to its wallet once it is judged settled. */
@@ -100,22 +99,6 @@ static struct gf_credit *find_credit(const struct gf_plan_input *input, const st
     return &input->credits[low];
 }
 
-/* Whether the gift has any price that could be accepted at that time: not on sale and wrong price are told apart. */
-static bool on_sale(const struct gf_catalogue *catalogue, const struct gf_gift *gift, int64_t append_ms)
-{
-    GF_ASSERT(gift->price_count >= 0);
-    GF_ASSERT(gift->price_count == 0 || gift->prices != NULL);
-    for (int i = 0; i < gift->price_count; i++) {
-        /* A gift is taken off the shelf by closing its interval, and its last price keeps its grace (F11). An interval
-         * that nobody closed does not outlive the status. */
-        if (gift->status != GIFT_ON_SALE && gift->prices[i].valid_to_ms == INT64_MAX)
-            continue;
-        if (gf_gift_accepts(catalogue, gift, gift->prices[i].price, append_ms))
-            return true;
-    }
-    return false;
-}
-
 /* The order of the checks is the order of GF_OUTCOME_MAP. *effect_r is set when the gift is settled. */
 static enum gf_outcome judge_gift(const struct gf_plan_input *input, const struct gf_command *command,
                                   const struct gf_wallet *wallet, struct effect *effect_r)
@@ -125,7 +108,7 @@ static enum gf_outcome judge_gift(const struct gf_plan_input *input, const struc
     int64_t total;
 
     GF_ASSERT(command->kind == GF_KIND_GIFT);
-    if (!gift || !on_sale(input->catalogue, gift, command->append_ms))
+    if (!gift || !gf_gift_on_sale(input->catalogue, gift, command->append_ms))
         return GF_OUTCOME_GIFT_NOT_FOUND;
     row = gf_gift_accepts(input->catalogue, gift, command->price, command->append_ms);
     if (!row)
