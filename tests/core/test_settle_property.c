@@ -15,7 +15,7 @@
 #define BATCHES 2000
 #define BATCH_MAX 60
 #define CREDITS_MAX 40
-#define NOW 1000000
+#define NOW 10000000
 
 __extension__ typedef __int128 wide;
 
@@ -53,13 +53,36 @@ GF_NORETURN static void broken(const char *expr, int line)
 
 struct model {
     bool exists, frozen;
-    wide balance, debt;
+    wide balance, debt, spent, recharged;
 };
 static struct model model[USERS + 1]; /* by user id */
 
-static struct gf_price prices[GIFTS][2];
+#define PRICES 4
+static struct gf_price prices[GIFTS][PRICES];
 static struct gf_gift gifts[GIFTS];
 static struct gf_catalogue catalogue = {.gifts = gifts, .gift_count = GIFTS, .lead_ms = 5000, .grace_ms = 120000};
+
+/* F11, and the shelf: the row that makes a price good at that time, the one in force before any other, the newer before the older.
+ * any: whatever the price. */
+static const struct gf_price *model_row(const struct gf_gift *gift, const struct gf_command *c, bool any)
+{
+    const struct gf_price *best = NULL;
+    wide at = c->append_ms;
+
+    for (int i = gift->price_count - 1; i >= 0; i--) { /* the oldest first */
+        const struct gf_price *row = &gift->prices[i];
+        bool open = row->valid_to_ms == INT64_MAX;
+
+        if ((!any && row->price != c->price) || (open && gift->status != 1))
+            continue;
+        if (at + 5000 < row->valid_from_ms || (!open && at >= (wide)row->valid_to_ms + 120000))
+            continue;
+        if (best && best->valid_from_ms <= at && at < best->valid_to_ms)
+            continue;
+        best = row;
+    }
+    return best;
+}
 
 static enum gf_outcome model_gift(const struct gf_command *c, wide *paid_r, wide *host_r)
 {
@@ -70,11 +93,9 @@ static enum gf_outcome model_gift(const struct gf_command *c, wide *paid_r, wide
     for (int i = 0; i < GIFTS; i++)
         if (gifts[i].gift_id == c->gift_id)
             gift = &gifts[i];
-    if (!gift)
+    if (!gift || !model_row(gift, c, true))
         return GF_OUTCOME_GIFT_NOT_FOUND;
-    for (int i = gift->price_count - 1; i >= 0; i--)
-        if (gift->prices[i].price == c->price)
-            row = &gift->prices[i];
+    row = model_row(gift, c, false);
     if (!row)
         return GF_OUTCOME_PRICE_MISMATCH;
     if (c->quantity <= 0 || c->quantity > (gift->max_quantity < 9999 ? gift->max_quantity : 9999))
@@ -92,6 +113,7 @@ static enum gf_outcome model_gift(const struct gf_command *c, wide *paid_r, wide
     if (m->balance < *paid_r)
         return GF_OUTCOME_INSUFFICIENT_BALANCE;
     m->balance -= *paid_r;
+    m->spent += *paid_r;
     return GF_OUTCOME_SETTLED;
 }
 
@@ -121,6 +143,7 @@ static enum gf_outcome model_credit(enum gf_kind kind, wide coins, struct model 
         return GF_OUTCOME_CREDIT_REFUSED;
     m->debt -= part;
     m->balance += coins - part;
+    m->recharged += kind == GF_KIND_RECHARGE ? coins : 0;
     return GF_OUTCOME_SETTLED;
 }
 
@@ -145,18 +168,34 @@ static struct gf_uuid uuid(int version, int64_t number)
     return id;
 }
 
+/* Rows that follow one another, with gaps or not, around the time of the commands; few prices, so that rows share them. The
+ * newest may be open. */
+static void make_prices(struct gf_price *rows, int count, int64_t scale)
+{
+    int64_t end_ms = NOW + below(300000);
+
+    for (int i = 0; i < count; i++) {
+        int64_t from_ms = end_ms - 1 - (one_in(3) ? below(10) : below(200000));
+
+        rows[i] = (struct gf_price){.valid_from_ms = from_ms,
+                                    .valid_to_ms = i == 0 && !one_in(4) ? INT64_MAX : end_ms,
+                                    .price = one_in(2) ? scale : 1 + below(scale),
+                                    .share_bp = (int)below(10001)};
+        end_ms = one_in(2) ? from_ms : from_ms - below(150000);
+    }
+}
+
 static void make_catalogue(void)
 {
     static const int64_t scale[] = {1, 10, 90, 5000, INT64_C(1) << 40, GF_ID_MAX};
 
     for (int i = 0; i < GIFTS; i++) {
-        prices[i][0] = (struct gf_price){.valid_to_ms = INT64_MAX, .price = scale[i], .share_bp = (int)below(10001)};
-        prices[i][1] = (struct gf_price){.valid_to_ms = INT64_MAX, .price = 1 + below(scale[i]), .share_bp = (int)below(10001)};
         gifts[i] = (struct gf_gift){.gift_id = 10 + 3 * i,
                                     .max_quantity = (int32_t)(one_in(2) ? 9999 : 1 + below(50)),
-                                    .status = 1,
+                                    .status = one_in(8) ? 2 : 1,
                                     .prices = prices[i],
-                                    .price_count = 2};
+                                    .price_count = (int)below(PRICES + 1)};
+        make_prices(prices[i], gifts[i].price_count, scale[i]);
     }
 }
 
@@ -188,6 +227,19 @@ static void make_credits(void)
         }
 }
 
+/* Often the first or the last millisecond at which one of the gift's rows counts, or the one beside it. */
+static int64_t at_edge(const struct gf_gift *gift, int64_t at_ms)
+{
+    const struct gf_price *row;
+
+    if (gift->price_count == 0 || one_in(2))
+        return at_ms;
+    row = &gift->prices[below(gift->price_count)];
+    if (row->valid_to_ms == INT64_MAX || one_in(2))
+        return row->valid_from_ms - below(2) - (one_in(2) ? 5000 : 0);
+    return row->valid_to_ms - below(2) + (one_in(2) ? 120000 : 0);
+}
+
 static void make_command(struct gf_command *command)
 {
     const struct gf_gift *gift = &gifts[below(GIFTS)];
@@ -199,7 +251,8 @@ static void make_command(struct gf_command *command)
     command->receiver_id = one_in(10) ? command->user_id : 500 + below(5);
     command->room_id = 3;
     command->gift_id = one_in(20) ? 11 : gift->gift_id;
-    command->price = one_in(20) ? below(100) - 50 : gift->prices[below(2)].price;
+    command->price = one_in(20) || gift->price_count == 0 ? below(100) - 50 : gift->prices[below(gift->price_count)].price;
+    command->append_ms = at_edge(gift, NOW + below(400000) - 200000);
     command->quantity = (int32_t)(one_in(10) ? below(30000) - 10000 : 1 + below(20));
     if (credit_count > 0 && one_in(4)) {
         const struct gf_credit *credit = &credits[below(credit_count)];
@@ -316,6 +369,8 @@ static void compare_wallets(void)
         CHECK(wallets[i].balance >= 0 && wallets[i].debt >= 0);
         CHECK(wallets[i].balance == m->balance && wallets[i].debt == m->debt);
         CHECK((wallets[i].status == 2) == m->frozen);
+        CHECK(wallets[i].total_spent == (m->spent < INT64_MAX ? m->spent : INT64_MAX));
+        CHECK(wallets[i].total_recharged == (m->recharged < INT64_MAX ? m->recharged : INT64_MAX));
     }
 }
 
@@ -366,6 +421,7 @@ static void run_batch(void)
     bool used[CREDITS_MAX] = {false};
     struct sums sums = {0};
 
+    make_catalogue();
     make_credits();
     if (wallet_count > 0 && one_in(3)) { /* a person thaws a wallet now and then */
         struct gf_wallet *wallet = &wallets[below(wallet_count)];
@@ -428,7 +484,6 @@ int main(int argc, char **argv)
         seed = strtoull(argv[1], NULL, 10);
     state = seed;
     printf("seed %" PRIu64 "\n", seed);
-    make_catalogue();
     for (int i = 0; i < BATCHES; i++)
         run_batch();
     check_chains();
