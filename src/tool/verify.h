@@ -10,8 +10,8 @@
 /* X(id, name, what holds): in the order of the report. Names are a contract of --json. */
 #define VERIFY_CHECKS(X)                                                                                              \
     X(WALLET_BALANCE, "wallet_balance", "each balance is the sum of the wallet's trades")                             \
-    X(WALLET_DEBT, "wallet_debt", "each debt is the sum of the wallet's debt deltas")                                 \
-    X(WALLET_SIGN, "wallet_not_negative", "no balance and no debt is negative")                                       \
+    X(WALLET_DEBT, "wallet_debt", "each debt is the sum of the wallet's debt deltas, and paid first")                 \
+    X(WALLET_SIGN, "wallet_not_negative", "no balance and no debt is negative, or ever was")                          \
     X(WALLET_TOTALS, "wallet_totals", "total_spent and total_recharged are the sums of gifts and recharges")          \
     X(STATEMENT, "statement_chain", "each settled row follows the wallet's previous one, and the wallet names the last") \
     X(OUTCOME, "outcome_rows", "a row that is not settled moves nothing")                                             \
@@ -19,7 +19,7 @@
     X(BATCH_SUMS, "batch_sums", "per batch: debit = host + platform, and the sums are those of its trades")           \
     X(HASH_CHAIN, "hash_chain", "each batch hash covers the previous one and the batch's rows")                       \
     X(GIFT_PRICE, "gift_price", "each gift cost a price of the catalogue, and the host got its share of it")          \
-    X(CREDITS, "credits", "a credit is credited if and only if its trade is settled, with its coins")                 \
+    X(CREDITS, "credits", "a credit is credited with its coins, refused or open, as its trade says")         \
     X(INCOME, "income", "the income rows of each log are its rolled-up trades")                                       \
     X(INCOME_ACCOUNT, "income_account", "each income account is the sum of its income rows")                          \
     X(REDIS_BALANCE, "redis_balance", "no cached wallet is ahead of MySQL or differs at the same version")            \

@@ -256,6 +256,17 @@ static struct verify_user *find_user(struct verify *verify, int64_t user_id)
     return user;
 }
 
+/* What has been spent is owed: a chargeback takes all there is before it makes a debt, and what comes pays the debt before it
+ * is anybody's to spend. Nothing else touches a debt. `user` is as the row leaves it. */
+static bool pays_debt_first(const struct verify_user *user, const struct gf_trade *trade)
+{
+    if (trade->kind == GF_KIND_CHARGEBACK)
+        return trade->amount <= 0 && trade->debt_delta >= 0 && (trade->debt_delta == 0 || user->balance == 0);
+    if (trade->kind == GF_KIND_GIFT || trade->amount < 0)
+        return trade->debt_delta == 0;
+    return trade->debt_delta <= 0 && (trade->amount == 0 || user->debt == 0);
+}
+
 static void check_statement(struct pass *pass, const struct gf_trade *trade)
 {
     struct verify_user *user = find_user(pass->verify, trade->user_id);
@@ -275,6 +286,13 @@ static void check_statement(struct pass *pass, const struct gf_trade *trade)
         gf_verify_fail(verify, VERIFY_STATEMENT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " says balance_after %" PRId64
                        ", the rows up to it sum to %" PRId64, log, trade->off, trade->user_id, trade->balance_after, user->balance);
     user->debt = gf_verify_sum(user->debt, trade->debt_delta);
+    if (user->balance < 0 || user->debt < 0)
+        gf_verify_fail(verify, VERIFY_WALLET_SIGN, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " leaves balance %" PRId64 ", debt %"
+                       PRId64, log, trade->off, trade->user_id, user->balance, user->debt);
+    if (!pays_debt_first(user, trade))
+        gf_verify_fail(verify, VERIFY_WALLET_DEBT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " moves %" PRId64 " and the debt by %"
+                       PRId64 ", which leaves %" PRId64 " and a debt of %" PRId64, log, trade->off, trade->user_id, trade->amount,
+                       trade->debt_delta, user->balance, user->debt);
     if (trade->kind == GF_KIND_GIFT)
         user->spent = gf_verify_sum(user->spent, -trade->amount);
     if (trade->kind == GF_KIND_RECHARGE)
@@ -358,6 +376,9 @@ static void check_previous(struct pass *pass, const struct gf_trade *trade, cons
     if (!first && trade->seq <= gf_sql_i64(row, PREVIOUS_SEQ))
         gf_verify_fail(verify, VERIFY_STATEMENT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " has seq %" PRId64 " after %" PRId64, log,
                        trade->off, trade->user_id, trade->seq, gf_sql_i64(row, PREVIOUS_SEQ));
+    if (trade->balance_after < 0)
+        gf_verify_fail(verify, VERIFY_WALLET_SIGN, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " leaves balance %" PRId64, log,
+                       trade->off, trade->user_id, trade->balance_after);
     if (trade->balance_after != gf_verify_sum(before, trade->amount))
         gf_verify_fail(verify, VERIFY_STATEMENT, "trade %" PRId32 ":%" PRId64 " of user %" PRId64 " moves %" PRId64 " from %" PRId64
                        ", but says balance_after %" PRId64, log, trade->off, trade->user_id, trade->amount, before, trade->balance_after);
@@ -380,8 +401,7 @@ static void tally_settled(struct pass *pass, const struct gf_trade *trade, const
         return;
     }
     pass->sum.credit = gf_verify_sum(pass->sum.credit, trade->amount);
-    if (trade->kind != GF_KIND_RECHARGE) /* those name an order */
-        pass->verify->totals.credits_settled++;
+    pass->verify->totals.credits_settled++;
 }
 
 /* A dead letter whose user and id could be read has a trade row too (F1): it is counted as dead and nowhere else. */
@@ -506,6 +526,31 @@ out:
     return class;
 }
 
+/* Rows that no log's pass would come to. */
+static enum gf_class check_strays(struct verify *verify)
+{
+    static const struct {
+        const char *table;
+        enum verify_check check;
+    } tables[] = {{"trade", VERIFY_OFFSETS}, {"batch", VERIFY_OFFSETS}, {"dead_letter", VERIFY_OFFSETS}, {"income", VERIFY_INCOME}};
+    enum gf_class class = GF_OK;
+
+    for (size_t i = 0; i < GF_COUNT(tables) && class == GF_OK; i++) {
+        struct gf_sql_result *result;
+
+        class = gf_sql_queryf(verify->sql, &result, &verify->error,
+                              "SELECT l.log FROM (SELECT DISTINCT log FROM %s) l LEFT JOIN progress p ON p.log = l.log "
+                              "WHERE p.log IS NULL", tables[i].table);
+        if (class != GF_OK)
+            return class;
+        while (gf_sql_next(result))
+            gf_verify_fail(verify, tables[i].check, "log %" PRId64 " has rows in %s, but there is no such log", gf_sql_i64(result, 0),
+                           tables[i].table);
+        gf_sql_result_free(&result);
+    }
+    return class;
+}
+
 enum gf_class gf_verify_logs(struct verify *verify)
 {
     struct progress *logs = NULL;
@@ -532,7 +577,7 @@ enum gf_class gf_verify_logs(struct verify *verify)
     for (size_t i = 0; i < count && class == GF_OK; i++)
         class = check_log(verify, &logs[i]);
     free(logs);
-    return class;
+    return class == GF_OK ? check_strays(verify) : class;
 }
 
 /* -- a part of a log */

@@ -139,27 +139,36 @@ enum gf_class gf_verify_wallets(struct verify *verify)
 
 /* -- credits */
 
-enum { CREDIT_ID, CREDIT_KIND, CREDIT_USER, CREDIT_COINS, CREDIT_STATUS, TRADE_OFF, TRADE_KIND, TRADE_AMOUNT, TRADE_DEBT };
+enum { CREDIT_ID, CREDIT_KIND, CREDIT_USER, CREDIT_COINS, CREDIT_STATUS, TRADE_OUTCOME, TRADE_KIND, TRADE_AMOUNT, TRADE_DEBT };
+
+/* What the row's trade makes of its status: open, credited or refused. */
+static int64_t status_of(const struct gf_sql_result *row)
+{
+    if (gf_sql_is_null(row, TRADE_OUTCOME))
+        return 1;
+    return gf_sql_i64(row, TRADE_OUTCOME) == GF_OUTCOME_SETTLED ? 2 : 3;
+}
 
 static void check_credit(struct verify *verify, const struct gf_sql_result *row, int64_t *settled)
 {
-    bool credited = gf_sql_i64(row, CREDIT_STATUS) == 2, has_trade = !gf_sql_is_null(row, TRADE_OFF);
+    static const char *const traces[] = {"no", "a settled", "a rejected"};
     int64_t kind = gf_sql_i64(row, CREDIT_KIND), coins = gf_sql_i64(row, CREDIT_COINS);
     int64_t moved = gf_verify_sum(gf_sql_i64(row, TRADE_AMOUNT), -gf_sql_i64(row, TRADE_DEBT));
+    int64_t status = status_of(row);
     char id[GF_UUID_TEXT + 1];
     struct gf_uuid uuid;
 
     gf_sql_uuid(row, CREDIT_ID, &uuid);
     gf_uuid_format(&uuid, id);
     verify->results[VERIFY_CREDITS].checked++;
-    *settled += has_trade ? 1 : 0;
-    if (credited != has_trade) {
-        gf_verify_fail(verify, VERIFY_CREDITS, "credit %s of user %" PRId64 " has status %" PRId64 " and %s settled trade", id,
-                       gf_sql_i64(row, CREDIT_USER), gf_sql_i64(row, CREDIT_STATUS), has_trade ? "a" : "no");
+    *settled += status == 2 ? 1 : 0;
+    if (gf_sql_i64(row, CREDIT_STATUS) != status) {
+        gf_verify_fail(verify, VERIFY_CREDITS, "credit %s of user %" PRId64 " has status %" PRId64 " and %s trade", id,
+                       gf_sql_i64(row, CREDIT_USER), gf_sql_i64(row, CREDIT_STATUS), traces[status - 1]);
         return;
     }
     /* A chargeback takes the coins that its row names; every other kind gives them. */
-    if (has_trade && (gf_sql_i64(row, TRADE_KIND) != kind || moved != (kind == GF_KIND_CHARGEBACK ? -coins : coins)))
+    if (status == 2 && (gf_sql_i64(row, TRADE_KIND) != kind || moved != (kind == GF_KIND_CHARGEBACK ? -coins : coins)))
         gf_verify_fail(verify, VERIFY_CREDITS, "credit %s of user %" PRId64 " is %" PRId64 " coins of kind %" PRId64
                        ", its trade moved %" PRId64 " of kind %" PRId64, id, gf_sql_i64(row, CREDIT_USER), coins, kind, moved,
                        gf_sql_i64(row, TRADE_KIND));
@@ -170,9 +179,9 @@ enum gf_class gf_verify_credits(struct verify *verify)
     struct gf_sql_result *result;
     int64_t settled = 0;
     enum gf_class class = gf_verify_stream(verify, &result,
-                                           "SELECT c.credit_id, c.kind, c.user_id, c.coins, c.status, t.off, t.kind, t.amount, "
+                                           "SELECT c.credit_id, c.kind, c.user_id, c.coins, c.status, t.outcome, t.kind, t.amount, "
                                            "t.debt_delta FROM credit c LEFT JOIN trade t ON t.request_id = c.credit_id AND "
-                                           "t.user_id = c.user_id AND t.outcome = 0");
+                                           "t.user_id = c.user_id");
 
     if (class != GF_OK)
         return class;

@@ -4,6 +4,7 @@
 import json
 import subprocess
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -59,6 +60,14 @@ def gifts(stack, users, count):
     return out
 
 
+def credit(stack, user, kind, coins):
+    """Its row, and the command that names it."""
+    credit_id = uuid.UUID(uuid7()[:14] + "8" + uuid7()[15:])
+    number = {"recharge": 2, "adjust": 3, "gift_refund": 4, "chargeback": 5}[kind]
+    stack.sql("INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms) VALUES (%s, %s, %s, %s, 'test', 'test', 1, 1)", credit_id.bytes, number, user, coins)
+    return {"v": 1, "type": "credit", "request_id": str(credit_id), "user_id": user, "kind": kind, "ts": 1}
+
+
 def rolled_up(stack):
     rows = stack.sql("SELECT COUNT(*) AS n FROM progress p JOIN rollup r ON r.log = p.log WHERE r.rolled_offset <> p.next_offset")
     return rows[0]["n"] == 0
@@ -73,6 +82,9 @@ def books():
         open_gifts(stack)
         users = stack.new_users(12, 10_000)
         stack.produce_many(gifts(stack, users, 300))
+        stack.sql("INSERT INTO credit VALUES (REPEAT('o', 16), 3, 1, 5, NULL, NULL, NULL, 0, 'test', 'open', 1, 0, NULL)")  # a credit whose command is still to come
+        for kind, coins in (("adjust", -10_000_000), ("chargeback", 10_000), ("recharge", 300), ("gift_refund", 20_000)):  # refused; into debt; of which a part is paid; all of it
+            stack.produce(users[1], credit(stack, users[1], kind, coins))
         stack.produce(users[0], "no json")
         stack.produce(users[0], {**stack.gift_command(users[1])})  # a foreign key: dead, and it still has a trade row
         stack.drain()
@@ -154,9 +166,30 @@ CORRUPTIONS = {
     "a dead letter that is gone": ("DELETE FROM dead_letter LIMIT 1", {"offsets"}),
     "a dead letter from nowhere": ("INSERT INTO dead_letter SELECT log, off, 1, '', NULL, NULL, 1, 0 FROM trade WHERE outcome = 0 LIMIT 1", {"offsets", "outcome_rows"}),
     "a price's share": ("UPDATE gift_price SET share_bp = share_bp - 100 WHERE gift_id = 22", {"gift_price"}),
-    "a credit that is open again": ("UPDATE credit SET status = 1 LIMIT 1", {"credits"}),
-    "a credit's coins": ("UPDATE credit SET coins = coins + 1 LIMIT 1", {"credits"}),
-    "a credit that is gone": ("DELETE FROM credit LIMIT 1", {"credits"}),
+    "a balance that was below nothing": (
+        f"UPDATE trade SET amount = amount - 100000 WHERE {ONE_GIFT}",
+        {"wallet_balance", "wallet_not_negative", "wallet_totals", "statement_chain", "batch_sums", "hash_chain", "gift_price", "income"},
+    ),
+    "an outcome in a log that does not exist": (f"UPDATE trade SET log = 99 WHERE {ONE_REJECTED}", {"offsets", "hash_chain"}),
+    "one more outcome in a log that does not exist": (
+        "INSERT INTO trade SELECT 99, off, user_id, REPEAT('t', 16), kind, outcome, amount, debt_delta, seq, balance_after, prev_log, prev_off, gift_id, gift_type, quantity, price, "
+        f"receiver_id, room_id, host_coins, ref, fp, ts_ms FROM trade WHERE {ONE_GIFT}",
+        {"offsets"},
+    ),
+    "a batch of a log that does not exist": ("INSERT INTO batch SELECT 99, 1, 0, 1, 1, 0, 0, 0, 5, 0, 5, 0, 0, hash FROM batch LIMIT 1", {"offsets"}),
+    "a dead letter of a log that does not exist": ("INSERT INTO dead_letter SELECT 99, 0, reason, detail, rec_key, payload, 1, 0 FROM dead_letter LIMIT 1", {"offsets"}),
+    "income of a log that does not exist": ("INSERT INTO income SELECT 99, 0, receiver_id, 1, 0, 0, 0 FROM income LIMIT 1", {"income"}),
+    "a recharge that names nothing": (
+        f"UPDATE trade SET kind = 2, amount = 1, host_coins = 0 WHERE {ONE_GIFT}",
+        {"wallet_balance", "wallet_totals", "statement_chain", "batch_sums", "hash_chain", "income", "credits"},
+    ),
+    "a credit that was closed without an outcome": ("UPDATE credit SET status = 3 WHERE status = 1 LIMIT 1", {"credits"}),
+    "a credit that was refused, and is open": ("UPDATE credit SET status = 1 WHERE status = 3 LIMIT 1", {"credits"}),
+    "a credit that was refused, and is credited": ("UPDATE credit SET status = 2 WHERE status = 3 LIMIT 1", {"credits"}),
+    "a credit that was credited, and is refused": ("UPDATE credit SET status = 3 WHERE status = 2 LIMIT 1", {"credits"}),
+    "a credit that is open again": ("UPDATE credit SET status = 1 WHERE status = 2 LIMIT 1", {"credits"}),
+    "a credit's coins": ("UPDATE credit SET coins = coins + 1 WHERE status = 2 LIMIT 1", {"credits"}),
+    "a credit that is gone": ("DELETE FROM credit WHERE status = 2 LIMIT 1", {"credits"}),
     "a credit nobody settled": ("INSERT INTO credit SELECT REPEAT('c', 16), kind, user_id, coins, NULL, NULL, NULL, 0, actor, reason, 2, 0, NULL FROM credit LIMIT 1", {"credits"}),
     "an income row": ("UPDATE income SET host = host + 1 LIMIT 1", {"income", "income_account"}),
     "an income row past the roll-up": ("UPDATE income SET to_offset = to_offset + 1000000 LIMIT 1", {"income"}),
@@ -198,6 +231,24 @@ def test_verify_finds(books, what):
                 cursor.execute(f"DELETE FROM {table}")
                 cursor.execute(f"INSERT INTO {table} SELECT * FROM saved")
                 cursor.execute("DROP TABLE saved")
+    finally:
+        db.close()
+    assert broken(books, "--redis=no") == set()
+
+
+
+def test_verify_finds_a_debt_that_is_not_paid_first(books):
+    """Nothing is wrong with the sums when a later credit has made good for it."""
+    move = "UPDATE trade SET amount = amount + IF(kind = 2, 300, -300) * %s, debt_delta = debt_delta + IF(kind = 2, 300, -300) * %s, balance_after = balance_after + IF(kind = 2, 300, 0) * %s WHERE kind IN (2, 4)"
+    assert [row["debt_delta"] < 0 for row in books.sql("SELECT debt_delta FROM trade WHERE kind IN (2, 4)")] == [True, True]
+    db = books.connect_db(user="root")
+    try:
+        with db.cursor() as cursor:
+            cursor.execute(move, (1, 1, 1))
+            try:
+                assert broken(books, "--redis=no") - {"batch_sums"} == {"wallet_debt", "hash_chain"}  # batch_sums: where the two were no batch
+            finally:
+                cursor.execute(move, (-1, -1, -1))
     finally:
         db.close()
     assert broken(books, "--redis=no") == set()

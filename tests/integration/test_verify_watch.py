@@ -224,6 +224,7 @@ DRIFTS = {
     "a balance": ("wallet", "UPDATE wallet SET balance = balance + 1 ORDER BY user_id LIMIT 1", {"wallet_balance"}),
     "a wallet that names another row": ("wallet", "UPDATE wallet SET last_off = last_off + 1000000 ORDER BY user_id LIMIT 1", {"statement_chain"}),
     "a trade's amount": ("trade", f"UPDATE trade SET balance_after = balance_after - 1 WHERE {SETTLED}", {"statement_chain", "hash_chain"}),
+    "a balance that was below nothing": ("trade", f"UPDATE trade SET balance_after = -1 WHERE {SETTLED}", {"wallet_not_negative", "statement_chain", "hash_chain"}),
     "two rows that follow the same one": ("trade", f"UPDATE trade SET prev_off = prev_off - 1 WHERE {SETTLED}", {"statement_chain", "hash_chain"}),
     "a dead letter that is gone": ("dead_letter", "DELETE FROM dead_letter ORDER BY log, off LIMIT 1", {"offsets"}),
     "the head of a chain": ("progress", "UPDATE progress SET last_hash = REPEAT('x', 32) WHERE last_hash IS NOT NULL ORDER BY log LIMIT 1", {"hash_chain"}),
