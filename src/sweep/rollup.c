@@ -198,14 +198,20 @@ static enum gf_class roll_log(struct sweep_jobs *jobs, int32_t log, bool *more_r
     return GF_OK;
 }
 
+/* A log that fails holds no other one up: their hosts have nothing to do with it. */
 enum gf_class gf_sweep_rollup(struct sweep_jobs *jobs, bool *more_r, struct gf_error *error_r)
 {
     static int32_t logs[LOGS_MAX];
-    enum gf_class class;
+    enum gf_class class, failed = GF_OK;
+    struct gf_error error;
     int count = 0;
 
     class = find_logs(jobs, logs, &count, error_r);
-    for (int i = 0; i < count && class == GF_OK; i++)
-        class = roll_log(jobs, logs[i], more_r, error_r);
-    return class;
+    for (int i = 0; i < count && !gf_sql_lost(jobs->sql); i++) {
+        if (roll_log(jobs, logs[i], more_r, &error) == GF_OK)
+            continue;
+        gf_sql_rollback(jobs->sql);
+        failed = gf_fail(error_r, error.class, error.native, "log %" PRId32 ": %s", logs[i], error.text);
+    }
+    return class == GF_OK ? failed : class;
 }

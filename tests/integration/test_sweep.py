@@ -55,6 +55,27 @@ def test_two_sweeps_pay_each_gift_once_also_when_killed(swept):
     swept.verify()
 
 
+def test_a_log_that_cannot_be_rolled_up_holds_no_other_up(swept):
+    """Somebody's row stands where the first log's next income must go."""
+    users = {}
+    for user in swept.new_users(40, 1000):
+        users.setdefault(swept.sql("SELECT log FROM trade WHERE user_id = %s", user)[0]["log"], user)
+    first, *others = sorted(users)
+    swept.drain()
+    wait_until(lambda: rolled_up(swept), 60, "roll-up")
+    at = swept.sql("SELECT rolled_offset AS off FROM rollup WHERE log = %s", first)[0]["off"]
+    swept.sql("INSERT INTO income VALUES (%s, %s, 20001, %s, 0, 0, 0)", first, at, at + 1)
+    try:
+        swept.produce_many([(user, swept.gift_command(user, receiver_id=20001)) for user in users.values()])
+        swept.drain()
+        behind = lambda: {row["log"] for row in swept.sql("SELECT p.log FROM progress p JOIN rollup r ON r.log = p.log WHERE r.rolled_offset <> p.next_offset")}  # noqa: E731
+        wait_until(lambda: behind() == {first}, 60, "roll-up of the others")
+    finally:
+        swept.sql("DELETE FROM income WHERE log = %s AND from_offset = %s AND gross = 0", first, at)
+    wait_until(lambda: rolled_up(swept), 60, "roll-up of the first")
+    swept.verify()
+
+
 def test_dead_letters_reach_their_topic(swept):
     user = swept.new_user(100)
     reasons = {"not json": "not_json", '{"v":2,"type":"gift"}': "unknown_version", '{"v":1,"type":"tip"}': "unknown_type"}
