@@ -274,7 +274,7 @@ static enum gf_class find_outcome(struct gf_sql *sql, const struct gf_command *c
     return GF_OK;
 }
 
-/* A credit is believed only as far as its row goes (F2). Recharges are named by orders, which settlement looks at itself. */
+/* A credit is believed only as far as its row goes (F2). */
 static enum gf_class find_credit(struct gf_sql *sql, const struct gf_command *command, struct gf_verdict *verdict,
                                  struct gf_error *error_r)
 {
@@ -321,7 +321,7 @@ static enum gf_class judge_command(struct gf_sql *sql, const struct gf_letter *l
     }
     /* The key says only which partition it is; the value says whose it is. So one with a foreign key comes home too. */
     verdict->key_len = (size_t)snprintf(verdict->key, sizeof(verdict->key), "%" PRId64, command.user_id);
-    if (command.kind != GF_KIND_GIFT && command.kind != GF_KIND_RECHARGE)
+    if (command.kind != GF_KIND_GIFT)
         class = find_credit(sql, &command, verdict, error_r);
     if (class == GF_OK && verdict->replay == GF_REPLAY_YES && letter->reason == GF_DEAD_CRASH_LOOP)
         say(verdict, GF_REPLAY_FORCED, "it has stopped its consumer again and again: only after that is mended");

@@ -70,16 +70,16 @@ def new_credit_id():
     return uuid.UUID(bytes=bytes(raw))
 
 
-def open_credit(stack, credit, user, coins):
+def open_credit(stack, credit, user, coins, kind=3):
     """due_ms NULL: sweep does not deliver it."""
     stack.sql(
-        "INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms, due_ms) VALUES (%s, 3, %s, %s, 'test', 'dlq', 1, 0, NULL)",
-        credit.bytes, user, coins,
+        "INSERT INTO credit (credit_id, kind, user_id, coins, actor, reason, status, created_ms, due_ms) VALUES (%s, %s, %s, %s, 'test', 'dlq', 1, 0, NULL)",
+        credit.bytes, kind, user, coins,
     )  # fmt: skip
 
 
-def credit_command(credit, user):
-    return {"v": 1, "type": "credit", "request_id": str(credit), "user_id": user, "kind": "adjust", "ts": int(time.time() * 1000)}
+def credit_command(credit, user, kind="adjust"):
+    return {"v": 1, "type": "credit", "request_id": str(credit), "user_id": user, "kind": kind, "ts": int(time.time() * 1000)}
 
 
 def foreign_partition(stack, user):
@@ -203,13 +203,14 @@ def test_what_would_only_be_buried_again_needs_force(post):
     assert [row["payload"] for row in again] == [b"still no json"] and letter(post, name)["state"] == REPLAYED
 
 
-def test_a_credit_is_replayed_once_its_row_is_there(post):
+@pytest.mark.parametrize("kind, number", [("adjust", 3), ("recharge", 2)])
+def test_a_credit_is_replayed_once_its_row_is_there(post, kind, number):
     user, credit = post.new_user(10), new_credit_id()
-    name = bury(post, user, credit_command(credit, user))
+    name = bury(post, user, credit_command(credit, user, kind))
     assert letter(post, name)["reason"] == 9  # no_credit
     result, why = results(dlq(post, "replay", name, "--json"))[name]
     assert result == "needs_force" and "no credit" in why
-    open_credit(post, credit, user, 70)
+    open_credit(post, credit, user, 70, number)
     assert results(dlq(post, "replay", name, "--json", "--dry-run"))[name][0] == "would_replay"
     assert letter(post, name)["state"] in OPEN
     assert "replayed" in dlq(post, "replay", name)
