@@ -98,13 +98,13 @@ static enum gf_class send_all(struct fund *fund)
     return class;
 }
 
-static enum gf_class count_credited(struct fund *fund, int64_t at, int64_t end, int64_t *credited_r)
+static enum gf_class count_closed(struct fund *fund, int64_t at, int64_t end, int64_t *credited_r, int64_t *refused_r)
 {
     struct gf_sql_result *result;
     enum gf_class class;
 
     gf_buf_reset(&fund->text);
-    gf_buf_adds(&fund->text, "SELECT COUNT(*) FROM credit WHERE status = 2 AND credit_id IN (");
+    gf_buf_adds(&fund->text, "SELECT COALESCE(SUM(status = 2), 0), COALESCE(SUM(status = 3), 0) FROM credit WHERE credit_id IN (");
     for (int64_t i = at; i < end; i++) {
         gf_buf_adds(&fund->text, i > at ? "," : "");
         gf_buf_add_xhex(&fund->text, fund->ids[i].b, sizeof(fund->ids[i].b));
@@ -114,7 +114,10 @@ static enum gf_class count_credited(struct fund *fund, int64_t at, int64_t end, 
     class = gf_sql_query(fund->sql, fund->text.data, fund->text.len, &result, &fund->error);
     if (class != GF_OK)
         return class;
-    *credited_r = gf_sql_next(result) ? gf_sql_i64(result, 0) : 0;
+    if (gf_sql_next(result)) {
+        *credited_r = gf_sql_i64(result, 0);
+        *refused_r = gf_sql_i64(result, 1);
+    }
     gf_sql_result_free(&result);
     return GF_OK;
 }
@@ -124,11 +127,14 @@ static enum gf_class await_all(struct fund *fund)
     int64_t at = 0, done = 0;
 
     while (at < fund->count) {
-        int64_t end = at + CHUNK < fund->count ? at + CHUNK : fund->count, credited = 0;
-        enum gf_class class = count_credited(fund, at, end, &credited);
+        int64_t end = at + CHUNK < fund->count ? at + CHUNK : fund->count, credited = 0, refused = 0;
+        enum gf_class class = count_closed(fund, at, end, &credited, &refused);
 
         if (class != GF_OK)
             return class;
+        if (refused > 0)
+            return gf_fail(&fund->error, GF_REJECT, 0, "%" PRId64 " of the wallets %" PRId64 "-%" PRId64 " would have more than 2^53-1 coins, "
+                           "and are not credited", refused, fund->from + at, fund->from + end - 1);
         if (credited == end - at) {
             at = end;
             done = at;

@@ -2,6 +2,7 @@
 """Settlement on real parts: what each kind of record becomes, and that nothing is lost or doubled whatever is killed."""
 
 import json
+import subprocess
 import threading
 import time
 import uuid
@@ -375,6 +376,16 @@ def test_more_coins_than_the_sums_of_one_batch_hold_are_settled_in_several(books
     assert books.sql("SELECT COUNT(*) n FROM wallet WHERE balance = %s AND user_id >= %s AND user_id <= %s", most, users[0], users[-1])[0]["n"] == len(users) == 1200
     assert "do not fit the sums of one batch" in books.log_text("settle-1")
     assert books.pid("settle-1") == before and books.is_alive("settle-1")
+
+
+def test_fund_tells_a_refusal_from_a_delay(books):
+    user = books.new_user((1 << 53) - 2)
+    done = subprocess.run(
+        [books.env["GIFTFLOW_BIN"], "fund", f"{user}-{user}", "2", "--wait", "60", "--config", books.env["GIFTFLOW_CONFIG"]],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, env=books.environ,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "") and f"1 of the wallets {user}-{user} would have more than 2^53-1 coins" in done.stderr, done
+    assert books.balance(user) == (1 << 53) - 2
 
 
 def test_the_notices_of_a_room_stand_in_the_order_of_its_gifts(books):
