@@ -62,6 +62,7 @@ class Row:
     amount: int = 0
     debt_delta: int = 0
     host: int = 0
+    receiver: int = None  # of settled gifts
     balance_after: int = None  # of settled rows
     seq: int = None
 
@@ -88,6 +89,15 @@ class Model:
             self._repeat(at, command) or self._gift(at, command)
         else:
             self._credit(at, command)
+
+    def income(self):
+        """What each receiver's account must come to: {receiver: (gross, host)}."""
+        sums = {}
+        for row in self.rows.values():
+            if row.receiver is not None:
+                gross, host = sums.get(row.receiver, (0, 0))
+                sums[row.receiver] = (gross - row.amount, host + row.host)
+        return sums
 
     # -- shape
 
@@ -164,6 +174,7 @@ class Model:
             wallet.spent += paid
             self._move(row, wallet, -paid, 0)
             row.host = paid * self.gifts[command["gift_id"]][1] // 10000
+            row.receiver = command["receiver_id"]
 
     def _judge_gift(self, command, wallet):
         if command["gift_id"] not in self.gifts:

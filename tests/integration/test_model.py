@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random streams against the model of ledger_model.py: thousands of records, good, repeated and poisonous, are settled by two processes that
-are killed at random, and every record must have become what the model says. GIFTFLOW_MODEL_SEED repeats a run's stream (kills come when
+"""Random streams against the model of ledger_model.py: thousands of records, good, repeated and poisonous, are settled by two processes, and
+their income rolled up by two, that are killed at random, and every record must have become what the model says. GIFTFLOW_MODEL_SEED repeats a run's stream (kills come when
 they come), GIFTFLOW_MODEL_RECORDS makes it longer."""
 
 import json
@@ -113,7 +113,8 @@ class Streamer:
 
 @pytest.fixture(scope="module")
 def ledger():
-    stack = Stack(roles={"ingest": 0, "router": 0, "gateway": 0, "sweep": 0, "settle": 2}, partitions=PARTITIONS, settings={"settle.batch": 64, "kafka.session_timeout": "6s"})
+    stack = Stack(roles={"ingest": 0, "router": 0, "gateway": 0, "sweep": 2, "settle": 2}, partitions=PARTITIONS,
+                  settings={"settle.batch": 64, "kafka.session_timeout": "6s", "sweep.rollup": "50ms", "sweep.rollup_rows": 100})  # fmt: skip
     try:
         stack.up()
         for gift_id, (price, share, most) in GIFTS.items():
@@ -152,7 +153,7 @@ def insert_credits(stack, credits):
 
 
 class Killer(threading.Thread):
-    """SIGKILL for one settle process after the other, as long as it is needed."""
+    """SIGKILL for one settle process after the other, and now and then for a sweep, as long as it is needed."""
 
     def __init__(self, stack, seed):
         super().__init__()
@@ -162,7 +163,7 @@ class Killer(threading.Thread):
     def run(self):
         try:
             while not self.stop.wait(self.random.uniform(0.2, 1.5)):
-                name = f"settle-{1 + self.kills % 2}"
+                name = f"{'sweep' if self.kills % 3 == 2 else 'settle'}-{1 + self.kills % 2}"
                 self.stack.kill(name)
                 self.kills += 1
                 self.stack.start(name, wait=False)
@@ -208,6 +209,18 @@ def compare_wallets(stack, model):
     assert all(row["ver"] == 1 and row["balance"] == 0 for row in wallets.values()), "a credit that was not believed moved coins"
 
 
+def compare_income(stack, model):
+    """Each receiver has, in rows and in the account, the gross and the share of just the gifts that the model settled."""
+    behind = "SELECT 1 FROM progress p LEFT JOIN rollup r ON r.log = p.log WHERE COALESCE(r.rolled_offset, -1) <> p.next_offset"
+    wait_until(lambda: not stack.sql(behind), 60, "roll-up")
+    accounts = {row["receiver_id"]: row for row in stack.sql("SELECT * FROM income_account")}
+    rows = {row["receiver_id"]: (row["gross"], row["host"]) for row in stack.sql("SELECT receiver_id, SUM(gross) gross, SUM(host) host FROM income GROUP BY receiver_id")}
+    want = model.income()
+    assert rows == want
+    assert {receiver: (row["total_gross"], row["total_host"]) for receiver, row in accounts.items()} == want
+    assert all(row["balance"] == row["total_host"] for row in accounts.values())
+
+
 def test_every_record_becomes_what_the_model_says(ledger):
     print(f"GIFTFLOW_MODEL_SEED={SEED}")
     streamer = Streamer(SEED)
@@ -218,17 +231,20 @@ def test_every_record_becomes_what_the_model_says(ledger):
     killer.start()
     try:
         for at in range(0, len(records), 500):
+            kills = killer.kills
             produce(ledger, records[at : at + 500])
+            wait_until(lambda: killer.kills > kills or killer.error, 60, "a process is killed")  # noqa: B023
     finally:
         killer.stop.set()
         killer.join()
-    assert killer.error is None and killer.kills > 0, killer.error
+    assert killer.error is None and killer.kills >= len(records) // 500, killer.error
     ledger.drain()
     model, count = predict(ledger, streamer)
     assert count == len(records)
     rows = compare_rows(ledger, model)
     dead = compare_dead(ledger, model)
     compare_wallets(ledger, model)
+    compare_income(ledger, model)
     assert len(rows) + len(dead) + len(model.repeats) >= count
     seen = Counter(OUTCOMES[row["outcome"]] for row in rows.values()) + Counter(dead.values())
     print(f"{count} records, {killer.kills} kills, {len(model.repeats)} repeats: {dict(seen)}")
