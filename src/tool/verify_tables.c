@@ -9,6 +9,15 @@
 
 /* -- catalogue: small, kept whole */
 
+/* F11's tolerances. The configured ones count where they are wider; narrower ones say nothing of gifts that were settled before. */
+#define LEAD_MS 5000
+#define GRACE_MS 120000
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 enum gf_class gf_verify_catalogue(struct verify *verify)
 {
     struct gf_sql_result *result;
@@ -34,8 +43,8 @@ enum gf_class gf_verify_catalogue(struct verify *verify)
     }
     gf_sql_result_free(&result);
     verify->catalogue = (struct gf_catalogue){.gifts = gifts, .gift_count = gift_count,
-                                              .lead_ms = verify->config->catalogue_price_lead,
-                                              .grace_ms = verify->config->catalogue_price_grace};
+                                              .lead_ms = larger(verify->config->catalogue_price_lead, LEAD_MS),
+                                              .grace_ms = larger(verify->config->catalogue_price_grace, GRACE_MS)};
     if (gift_count == 0)
         free(prices); /* otherwise reached through the first gift */
     return GF_OK;

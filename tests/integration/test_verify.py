@@ -254,6 +254,30 @@ def test_verify_finds_a_debt_that_is_not_paid_first(books):
     assert broken(books, "--redis=no") == set()
 
 
+def test_a_setting_that_was_changed_since_breaks_no_books(books):
+    """A gift was bought in its price's grace time; the configuration gives none any more."""
+    user, price = books.new_id(), 17
+    books.start("settle-1")
+    books.start("sweep-1")
+    books.produce(str(user), credit(books, user, "adjust", 100))
+    books.drain()
+    books.sql("INSERT INTO gift VALUES (17, 'gift', '', '', 9999, 1, 1, 0)")
+    books.sql("INSERT INTO gift_price VALUES (17, 0, %s, %s, 5000)", now_ms() + 1, price)
+    books.produce(str(user), books.gift_command(user, gift_id=17, price=price))
+    books.drain()
+    wait_until(lambda: rolled_up(books), 60, "roll-up")
+    books.stop("sweep-1")
+    books.stop("settle-1")
+    books.close_db()
+    row = books.sql("SELECT outcome, ts_ms FROM trade WHERE gift_id = 17")[0]
+    assert row["outcome"] == 0 and row["ts_ms"] > books.sql("SELECT valid_to_ms FROM gift_price WHERE gift_id = 17")[0]["valid_to_ms"]
+    books.environ["GIFTFLOW_CATALOGUE_PRICE_GRACE"] = "0ms"
+    try:
+        assert broken(books, "--redis=no") == set()
+    finally:
+        del books.environ["GIFTFLOW_CATALOGUE_PRICE_GRACE"]
+
+
 def now_ms():
     return int(time.time() * 1000)
 
