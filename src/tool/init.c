@@ -187,9 +187,10 @@ const struct gf_role gf_role_init = {
     .details = "After settle has stopped a partition because the commands topic was made anew or truncated, or lost records by\n"
                "retention, --new-log closes the partition's log and opens a new one at the first record that Kafka has now.\n"
                "Nothing settled is lost or done twice: a request that comes again is a duplicate. A running settle goes on by\n"
-               "itself within seconds. Outcomes of the closed log that were not yet told on the screens stay untold.\n"
+               "itself within seconds. Outcomes of the closed log that were not yet told on the screens stay untold, and what a\n"
+               "topic held unsettled when it was deleted is lost: nobody knows any more how much that was.\n"
                "  --new-log PARTITION|all  the partition; all: each one of which something was settled. Makes a lost topic anew\n"
-               "  --accept-loss            needed when accepted requests are gone from Kafka unsettled: they get no outcome\n"
+               "  --accept-loss            needed when Kafka begins behind what is settled: those between get no outcome\n"
                "  --yes                    also when the log looks healthy: a topic made anew that is longer already does\n"
                "  --wait SECONDS           how long to wait for MySQL and Kafka (60)\n",
     .needs_config = true,

@@ -90,6 +90,8 @@ static void tell(const struct live_log *log, int32_t number)
     if (log->kafka.low > log->next)
         printf("partition %d: records [%" PRId64 ", %" PRId64 ") are lost, their requests get no outcome\n", log->part, log->next,
                log->kafka.low);
+    if (log->kafka.high < log->next) /* how far the lost topic went, nobody knows any more */
+        printf("partition %d: requests from %" PRId64 " on that the lost records held, if any, get no outcome\n", log->part, log->next);
     if (log->notified < log->next)
         printf("partition %d: outcomes [%" PRId64 ", %" PRId64 ") of log %" PRId32 " may not have been told on the screens\n",
                log->part, log->notified, log->next, log->log);

@@ -231,6 +231,7 @@ def test_a_topic_made_anew_stops_its_partitions_until_they_get_new_logs(settling
         assert row["log"] > max(old["log"] for old in before.values())
         assert (row["incarnation"], row["partitions"]) == (before[part]["incarnation"] + 1, 2)
         assert f"partition {part}: log {before[part]['log']} closed at {before[part]['next_offset']}, log {row['log']} begins at 0" in out
+        assert f"partition {part}: requests from {before[part]['next_offset']} on that the lost records held, if any, get no outcome" in out
     closed = settling.sql("SELECT epoch FROM progress WHERE live IS NULL ORDER BY part")
     assert [row["epoch"] > before[part]["epoch"] for part, row in enumerate(closed)] == [True, True]  # its owner, were there one, is fenced out
 
