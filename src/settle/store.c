@@ -62,8 +62,10 @@ enum gf_class store_ready(struct store *store, struct gf_error *error_r)
         class = store_open_bulk(store, error_r);
     if (class == GF_OK)
         class = catalogue_load(store->catalogue, store->sql, error_r);
-    if (class != GF_OK)
+    if (class != GF_OK) {
         store_disconnect(store);
+        class = error_r->class = GF_RETRY; /* whatever it was: no record is at fault, none may be buried for it */
+    }
     store->pinged_ms = gf_clock_mono_ms();
     return class;
 }

@@ -27,7 +27,7 @@ enum claimed { CLAIMED, CLAIM_NO_LOG };
 
 struct store *store_create(const struct gf_config *config);
 void store_destroy(struct store **store);
-/* Connects if there is no live connection, and loads the catalogue with it. */
+/* Connects if there is no live connection, and loads the catalogue with it. Fails with RETRY only. */
 GF_NODISCARD enum gf_class store_ready(struct store *store, struct gf_error *error_r);
 /* Keeps the catalogue fresh and the connection alive; cheap when nothing is due. */
 GF_NODISCARD enum gf_class store_poll(struct store *store, struct gf_error *error_r);

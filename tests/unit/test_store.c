@@ -314,6 +314,28 @@ static void a_lost_commit_is_told_by_the_progress_row(void **state)
     settles(1);
 }
 
+/* A password file that is being written anew, say: no answer of MySQL, so nothing that a record could be buried for. */
+static void who_cannot_connect_refuses_nothing(void **state)
+{
+    struct gf_error error = {0};
+    bool fenced = false;
+
+    (void)state;
+    start(true);
+    gift(0, 0, 1, 1);
+    batch_release(batch);
+    batch_add(batch, 1, 1);
+    batch_window(batch, 0, 1, claim.next_offset);
+    gf_copy(db.config.mysql_password_file, sizeof(db.config.mysql_password_file), "/nowhere/password");
+    store_disconnect(store);
+    assert_int_equal(store_settle(store, batch, &claim, &fenced, &error), GF_RETRY);
+    assert_int_equal(error.class, GF_RETRY);
+    assert_non_null(strstr(error.text, "/nowhere/password"));
+    db.config.mysql_password_file[0] = '\0';
+    assert_int_equal(store_settle(store, batch, &claim, &fenced, &error), GF_OK);
+    assert_int_equal(value_of("SELECT COUNT(*) FROM trade WHERE outcome=0"), 1);
+}
+
 static void tries_of_one_record_add_up(void **state)
 {
     struct gf_error error;
@@ -402,6 +424,7 @@ int main(void)
         BOTH(a_refused_record_is_buried_without_its_content),
         cmocka_unit_test(a_claim_counts_assignments_without_progress),
         cmocka_unit_test(a_lost_commit_is_told_by_the_progress_row),
+        cmocka_unit_test(who_cannot_connect_refuses_nothing),
         cmocka_unit_test(tries_of_one_record_add_up),
         cmocka_unit_test(trades_and_notified_are_read_back),
     };
