@@ -315,6 +315,22 @@ static void hosts_are_read_strictly(void **state)
     }
 }
 
+/* The libraries take the name "localhost" for the socket of their own default, whatever port stands behind it. */
+static void localhost_is_the_port_and_not_the_librarys_socket(void **state)
+{
+    struct gf_config config = db.config;
+    struct gf_sql *sql = NULL;
+    struct gf_error error = {0};
+
+    (void)state;
+    config.mysql_socket[0] = '\0';
+    gf_copy(config.mysql_hosts, sizeof(config.mysql_hosts), "localhost:1");
+    assert_int_equal(gf_sql_connect(&config, GF_SQL_PLAIN, &sql, &error), GF_RETRY); /* nobody listens there */
+    assert_null(sql);
+    assert_null(strstr(error.text, "socket"));
+    assert_non_null(strstr(error.text, "localhost"));
+}
+
 /* Two servers, and an ordinary user whom read_only binds. */
 struct pair {
     struct gf_sql *root1, *root2;
@@ -474,6 +490,7 @@ int main(void)
         cmocka_unit_test(a_killed_connection_is_lost_and_its_commit_uncertain),
         cmocka_unit_test(a_read_only_server_takes_no_settlement),
         cmocka_unit_test(hosts_are_read_strictly),
+        cmocka_unit_test(localhost_is_the_port_and_not_the_librarys_socket),
         cmocka_unit_test(the_writable_one_of_two_servers_is_found),
         cmocka_unit_test(where_no_server_will_do_the_reason_names_each),
         cmocka_unit_test(a_frozen_server_is_passed_by),

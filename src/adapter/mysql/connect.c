@@ -51,13 +51,16 @@ void gf_sql_add_trouble(struct gf_buf *reason)
     pthread_mutex_unlock(&trouble.lock);
 }
 
-static enum gf_class set_options(struct gf_sql *sql, const struct gf_config *config, struct gf_error *error_r)
+/* The protocol: left to themselves the libraries take the name "localhost" for their own default socket. */
+static enum gf_class set_options(struct gf_sql *sql, const struct gf_config *config, bool socket, struct gf_error *error_r)
 {
+    unsigned protocol = socket ? MYSQL_PROTOCOL_SOCKET : MYSQL_PROTOCOL_TCP;
     unsigned connect_s = (unsigned)((config->mysql_connect_timeout + 999) / 1000);
     unsigned io_s = (unsigned)((config->mysql_read_timeout + 999) / 1000);
     unsigned no_local_infile = 0;
     int bad = 0;
 
+    bad |= mysql_options(&sql->my, MYSQL_OPT_PROTOCOL, &protocol);
     bad |= mysql_options(&sql->my, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s); /* covers the server's greeting too */
     bad |= mysql_options(&sql->my, MYSQL_OPT_READ_TIMEOUT, &io_s);
     bad |= mysql_options(&sql->my, MYSQL_OPT_WRITE_TIMEOUT, &io_s);
@@ -142,7 +145,7 @@ static enum gf_class connect_one(const struct target *target, const struct gf_my
     enum gf_class class;
 
     GF_ASSERT(mysql_init(&sql->my) != NULL);
-    class = set_options(sql, config, error_r);
+    class = set_options(sql, config, socket, error_r);
     if (class == GF_OK && mysql_real_connect(&sql->my, socket ? NULL : host->name, config->mysql_user, target->password,
                                              config->mysql_database, (unsigned)host->port, socket ? host->name : NULL,
                                              0) == NULL) {
