@@ -2,7 +2,7 @@
 #pragma once
 /* One MySQL/MariaDB connection (MariaDB Connector/C behind it, src/adapter/mysql). Blocking, one per thread.
  * It is made to the first server of mysql.hosts that is a writable primary (neither read_only nor super_read_only) and reads
- * its tables; a server that stops to be one (1047, 1290, 1836) loses the connection, and the next one goes to the others.
+ * its tables; a server that takes no writes (1047, 1290, 1836 and the like) loses the connection, and the next one goes to the others.
  * Session: READ COMMITTED, STRICT_ALL_TABLES, time_zone +00:00, utf8mb4; settlement sessions also get short wait_timeout,
  * net_*_timeout and innodb_lock_wait_timeout (F6); on Galera the plain ones never read less than other nodes have committed.
  * Never reconnects by itself: a lost connection loses its transaction.

@@ -71,7 +71,8 @@ static inline bool mariadb_is_mysql(void)
     return strcmp(mariadb_command(), "mariadbd") != 0;
 }
 
-static inline void mariadb_launch(struct mariadb *db)
+/* option: one more, or NULL. */
+static inline void mariadb_launch_with(struct mariadb *db, char *option)
 {
     char datadir[128], socket[160], pidfile[128], log[128];
     struct gf_error error;
@@ -82,7 +83,8 @@ static inline void mariadb_launch(struct mariadb *db)
     snprintf(pidfile, sizeof(pidfile), "--pid-file=%s/pid", db->dir);
     snprintf(log, sizeof(log), "%s/log", db->dir);
     char *argv[] = {mariadb_command(), "--no-defaults", "--user=root", "--skip-networking", datadir, socket, pidfile,
-                    "--innodb-buffer-pool-size=32M", "--loose-innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2", NULL};
+                    "--innodb-buffer-pool-size=32M", "--loose-innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2",
+                    option, NULL};
     db->pid = mariadb_spawn(argv, log, db->dir);
     mariadb_must(db->pid > 0, "fork");
     for (int64_t end = gf_clock_mono_ms() + 60000; gf_clock_mono_ms() < end; gf_clock_sleep_ms(50)) {
@@ -94,6 +96,11 @@ static inline void mariadb_launch(struct mariadb *db)
     mariadb_must(gf_sql_execf(sql, &error, "CREATE DATABASE IF NOT EXISTS giftflow") == GF_OK, "CREATE DATABASE");
     gf_sql_close(&sql);
     gf_copy(db->config.mysql_database, sizeof(db->config.mysql_database), "giftflow");
+}
+
+static inline void mariadb_launch(struct mariadb *db)
+{
+    mariadb_launch_with(db, NULL);
 }
 
 static inline void mariadb_start(struct mariadb *db)

@@ -459,6 +459,38 @@ static void a_frozen_server_is_passed_by(void **state)
     close_pair(&pair);
 }
 
+/* An old primary whose engine takes no writes, with read_only=OFF: only a write finds it out. */
+static void a_server_that_refuses_writes_is_passed_by(void **state)
+{
+    static char recovery[] = "--innodb-force-recovery=5";
+    struct gf_sql *user = NULL;
+    struct gf_error error = {0};
+    struct pair pair = {0};
+
+    (void)state;
+    if (mariadb_is_mysql())
+        return; /* its start-up writes */
+    open_pair(&pair);
+    must(pair.root1, "DROP TABLE me");
+    must(pair.root1, "CREATE TABLE me ENGINE=InnoDB AS SELECT 1 n");
+    must(pair.root2, "SET GLOBAL read_only=1");
+    assert_int_equal(server_found(&pair), 1);
+    must(pair.root2, "SET GLOBAL read_only=0");
+    (void)kill(db.pid, SIGTERM);
+    assert_int_equal(waitpid(db.pid, NULL, 0), db.pid);
+    mariadb_launch_with(&db, recovery);
+    assert_int_equal(gf_sql_connect(&pair.config, GF_SQL_SETTLE, &user, &error), GF_OK);
+    assert_int_equal(value_of(user, "SELECT n FROM me"), 1);
+    assert_int_equal(try(user, "INSERT INTO me VALUES (3)", &error), GF_RETRY);
+    assert_true(gf_sql_lost(user));
+    gf_sql_close(&user);
+    assert_int_equal(server_found(&pair), 2);
+    assert_int_equal(server_found(&pair), 2);
+    mariadb_kill(&db);
+    mariadb_launch(&db);
+    close_pair(&pair);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -494,6 +526,7 @@ int main(void)
         cmocka_unit_test(the_writable_one_of_two_servers_is_found),
         cmocka_unit_test(where_no_server_will_do_the_reason_names_each),
         cmocka_unit_test(a_frozen_server_is_passed_by),
+        cmocka_unit_test(a_server_that_refuses_writes_is_passed_by),
         cmocka_unit_test(streamed_rows_end_with_a_known_end),
         cmocka_unit_test(a_server_that_is_gone_is_a_retry),
     };

@@ -28,11 +28,18 @@ struct target {
     char password[256];
 };
 
-static atomic_int good_host; /* index of the server that worked last; only a hint */
+static atomic_int good_host; /* index of the server that worked last, or of the one behind it; only a hint */
 static struct {
     pthread_mutex_t lock;
     char text[sizeof((struct gf_error *)0)->text];
 } trouble = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+void gf_sql_avoid(const struct gf_sql *sql)
+{
+    int host = sql->host;
+
+    (void)atomic_compare_exchange_strong(&good_host, &host, host + 1); /* else another thread has moved it */
+}
 
 static void set_trouble(const char *text)
 {
@@ -144,6 +151,7 @@ static enum gf_class connect_one(const struct target *target, const struct gf_my
     bool socket = host->port == 0;
     enum gf_class class;
 
+    sql->host = (int)(host - target->hosts);
     GF_ASSERT(mysql_init(&sql->my) != NULL);
     class = set_options(sql, config, socket, error_r);
     if (class == GF_OK && mysql_real_connect(&sql->my, socket ? NULL : host->name, config->mysql_user, target->password,

@@ -147,6 +147,12 @@ static struct error_row classify(int number)
     return row;
 }
 
+/* Answers of a server that is no primary, or no longer, though it may say read_only=OFF: innodb_force_recovery, say. */
+static bool takes_no_writes(int number)
+{
+    return number == 1036 || number == 1047 || number == 1290 || number == 1792 || number == 1836 || number == 1881;
+}
+
 enum gf_class gf_sql_fail(struct gf_sql *sql, int number, const char *text, struct gf_error *error_r)
 {
     struct error_row row = classify(number);
@@ -159,6 +165,8 @@ enum gf_class gf_sql_fail(struct gf_sql *sql, int number, const char *text, stru
         sql->lost = true;
         gf_metric_add(GF_M_MYSQL_DOWN, 1);
     }
+    if (takes_no_writes(number))
+        gf_sql_avoid(sql);
     return gf_fail(error_r, row.class, number, "mysql %d: %.180s", number, text);
 }
 
