@@ -17,6 +17,7 @@ struct gf_sql;
 struct gf_sql_result;
 
 enum gf_sql_session { GF_SQL_PLAIN, GF_SQL_SETTLE };
+#define GF_SQL_PACKET_MIN (8u << 20) /* max_allowed_packet of a server that a settlement session is made to */
 
 /* RETRY: no server would do; the text says what each has answered, the number stands only where all have the same. */
 GF_NODISCARD enum gf_class gf_sql_connect(const struct gf_config *config, enum gf_sql_session session,

@@ -4,7 +4,7 @@
 #include "stage.h"
 #include "store.h"
 
-#define STATEMENT_MAX (8u << 20)
+#define STATEMENT_MAX (GF_SQL_PACKET_MIN - 64)
 #define STATEMENT_FLUSH (3u << 19) /* a multi-row statement is sent when it has grown past this: below 4 MiB in all */
 #define WALLETS_PER_SELECT 500     /* longer lists lose the range scan in key order, and with it the lock order */
 #define WALLETS_PER_UPDATE 1000

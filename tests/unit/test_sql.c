@@ -248,6 +248,23 @@ static void a_read_only_server_takes_no_settlement(void **state)
     gf_sql_close(&plain);
 }
 
+/* Beyond it the connection breaks and says nothing: the longest statement must fit before there is one. */
+static void a_server_of_short_packets_takes_no_settlement(void **state)
+{
+    struct gf_sql *plain = connect_as(GF_SQL_PLAIN), *settle = NULL;
+    struct gf_error error = {0};
+
+    (void)state;
+    must(plain, "SET GLOBAL max_allowed_packet=4194304");
+    assert_int_equal(gf_sql_connect(&db.config, GF_SQL_SETTLE, &settle, &error), GF_RETRY);
+    assert_null(settle);
+    assert_non_null(strstr(error.text, "max_allowed_packet is 4194304"));
+    must(plain, "SET GLOBAL max_allowed_packet=8388608");
+    settle = connect_as(GF_SQL_SETTLE);
+    gf_sql_close(&settle);
+    gf_sql_close(&plain);
+}
+
 static void streamed_rows_end_with_a_known_end(void **state)
 {
     static const char text[] = "SELECT a.n+b.n*10+c.n*100+d.n*1000+e.n*10000+1 FROM digit a, digit b, digit c, digit d, digit e";
@@ -527,6 +544,7 @@ int main(void)
         cmocka_unit_test(where_no_server_will_do_the_reason_names_each),
         cmocka_unit_test(a_frozen_server_is_passed_by),
         cmocka_unit_test(a_server_that_refuses_writes_is_passed_by),
+        cmocka_unit_test(a_server_of_short_packets_takes_no_settlement),
         cmocka_unit_test(streamed_rows_end_with_a_known_end),
         cmocka_unit_test(a_server_that_is_gone_is_a_retry),
     };

@@ -125,6 +125,22 @@ static enum gf_class check_writable(struct gf_sql *sql, struct gf_error *error_r
     return gf_fail(error_r, GF_RETRY, ERR_READ_ONLY, "server is read-only: no primary");
 }
 
+/* A longer packet only breaks the connection, as a network would: settlement would repeat one dead letter for ever. */
+static enum gf_class check_packet(struct gf_sql *sql, struct gf_error *error_r)
+{
+    struct gf_sql_result *result = NULL;
+    enum gf_class class = gf_sql_queryf(sql, &result, error_r, "SELECT @@max_allowed_packet");
+    int64_t max;
+
+    if (class != GF_OK)
+        return class;
+    max = gf_sql_next(result) ? gf_sql_i64(result, 0) : 0;
+    gf_sql_result_free(&result);
+    return max >= GF_SQL_PACKET_MIN ? GF_OK
+                                    : gf_fail(error_r, GF_RETRY, 0, "max_allowed_packet is %lld, at least %u is needed",
+                                              (long long)max, GF_SQL_PACKET_MIN);
+}
+
 /* A Galera node without its cluster answers everything but statements on tables (1047). One that has it may lag behind what
  * another node has committed: what this session reads from here on must not, as an unknown COMMIT is resolved by it (F7). A
  * plain session keeps to that with every statement: it compares with Redis, which may have heard of a commit before its node. */
@@ -167,6 +183,8 @@ static enum gf_class connect_one(const struct target *target, const struct gf_my
         class = check_writable(sql, error_r);
     if (class == GF_OK)
         class = check_tables(sql, target->session, error_r);
+    if (class == GF_OK && target->session == GF_SQL_SETTLE)
+        class = check_packet(sql, error_r);
     if (class == GF_OK)
         *sql_r = sql;
     else
