@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* A private redis-server for one test program: own temporary directory, unix socket only, dies with the test.
+/* A private redis-server for one test program: own temporary directory, unix socket, dies with the test.
  * Owns the directory and the child; any failure to start fails the test program. */
 #include <fcntl.h>
 #include <signal.h>
@@ -16,6 +16,7 @@
 
 struct redis_server {
     char dir[64], socket[96], log[96];
+    char bind[16], port[8]; /* set before the launch: TCP too */
     pid_t pid; /* 0: not running */
     struct gf_config config;
 };
@@ -41,7 +42,7 @@ static inline void redis_server_launch(struct redis_server *server)
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (fd >= 0)
             (void)dup2(fd, 1);
-        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", server->socket, "--save", "", "--dir",
+        execlp("redis-server", "redis-server", "--port", server->port, "--bind", server->bind, "--unixsocket", server->socket, "--save", "", "--dir",
                server->dir, (char *)NULL);
         _exit(127);
     }
@@ -63,6 +64,8 @@ static inline void redis_server_init(struct redis_server *server)
     snprintf(server->socket, sizeof(server->socket), "%s/s", server->dir);
     snprintf(server->log, sizeof(server->log), "%s/log", server->dir);
     snprintf(server->config.redis_url, sizeof(server->config.redis_url), "unix://%s", server->socket);
+    gf_copy(server->bind, sizeof(server->bind), "127.0.0.1");
+    gf_copy(server->port, sizeof(server->port), "0");
     server->config.redis_epoch = 1;
     server->config.redis_timeout = 5000;
 }

@@ -2,6 +2,14 @@
 /* The two Redis links against a real server: refused, killed, silent, forgetful. */
 #include "redis_fixture.h"
 
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+
+static bool named; /* both.test is */
+
 /* ---- links ---- */
 
 static void forgotten_scripts_are_sent_again(void **state)
@@ -219,6 +227,104 @@ static void wait_for(gf_loop_fn poll, struct gf_balance **cache)
     gf_timer_close(&timer);
 }
 
+/* A name with two addresses: /etc/hosts as this process alone sees it. Before any thread starts. */
+static bool name_two_addresses(void)
+{
+    static const char text[] = "127.0.0.1 localhost both.test\n127.0.0.2 both.test\n";
+    char path[] = "/tmp/gf-hosts-XXXXXX";
+    int fd = mkstemp(path);
+    bool done = fd >= 0 && write(fd, text, sizeof(text) - 1) == sizeof(text) - 1 &&
+                unshare(geteuid() == 0 ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) == 0 &&
+                mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount(path, "/etc/hosts", NULL, MS_BIND, NULL) == 0;
+
+    if (fd >= 0)
+        close(fd);
+    unlink(path);
+    return done;
+}
+
+/* Two servers on one free port: at the address that the resolver lists first, and at the other one. */
+static void launch_both(struct redis_server *first, struct redis_server *other)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_family = AF_INET}, *list = NULL;
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    socklen_t len = sizeof(any);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&any, len), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&any, &len), 0);
+    close(fd);
+    redis_server_init(first);
+    redis_server_init(other);
+    (void)snprintf(first->port, sizeof(first->port), "%d", ntohs(any.sin_port));
+    gf_copy(other->port, sizeof(other->port), first->port);
+    assert_int_equal(getaddrinfo("both.test", NULL, &hints, &list), 0);
+    assert_int_equal(getnameinfo(list->ai_addr, list->ai_addrlen, first->bind, sizeof(first->bind), NULL, 0, NI_NUMERICHOST), 0);
+    freeaddrinfo(list);
+    gf_copy(other->bind, sizeof(other->bind), strcmp(first->bind, "127.0.0.1") == 0 ? "127.0.0.2" : "127.0.0.1");
+    redis_server_launch(first);
+    redis_server_launch(other);
+}
+
+static bool took_write;
+
+static void on_written(void *ctx, const struct gf_reply *reply)
+{
+    (void)ctx;
+    took_write = reply && gf_reply_type(reply) == GF_REPLY_STATUS;
+    gf_loop_stop(loop);
+}
+
+/* False: not at this attempt. */
+static bool write_blocking(const struct gf_config *config, const struct gf_redis_arg *args, size_t count)
+{
+    struct gf_redis_sync *link = NULL;
+    struct gf_reply *reply = NULL;
+    struct gf_error error;
+    bool done = false;
+
+    if (gf_redis_sync_connect(config, &link, &error) != GF_OK)
+        return false;
+    gf_redis_sync_command(link, args, count);
+    done = gf_redis_sync_reply(link, &reply, &error) == GF_OK && gf_reply_type(reply) == GF_REPLY_STATUS;
+    gf_reply_free(&reply);
+    gf_redis_sync_close(&link);
+    return done;
+}
+
+/* The resolver lists the replica first, or an address where nobody listens any more, at every look-up. */
+static void the_primary_is_found_among_the_addresses_of_a_name(void **state)
+{
+    struct gf_redis_arg replica[] = {{"REPLICAOF", 9}, {"127.0.0.1", 9}, {"1", 1}};
+    struct gf_redis_arg set[] = {{"SET", 3}, {"x", 1}, {"y", 1}};
+    static struct gf_config config = {.redis_timeout = 5000, .redis_epoch = 1};
+    struct redis_server first, other;
+    struct gf_redis *link;
+    int tries = 0;
+
+    (void)state;
+    if (!named)
+        skip(); /* no right to a namespace */
+    launch_both(&first, &other);
+    (void)snprintf(config.redis_url, sizeof(config.redis_url), "redis://both.test:%s", first.port);
+    tell(&first, replica, GF_COUNT(replica));
+    link = gf_redis_create(loop, &config, on_up, NULL);
+    for (took_write = false; !took_write;) {
+        assert_true(++tries < 64);
+        run_loop(); /* up */
+        if (gf_redis_command(link, set, GF_COUNT(set), on_written, NULL) == GF_OK)
+            run_loop();
+    }
+    gf_redis_close(&link);
+    for (tries = 0; !write_blocking(&config, set, GF_COUNT(set));)
+        assert_true(++tries < 64);
+    redis_server_stop(&first);
+    for (int i = 0; i < 8; i++)
+        for (tries = 0; !write_blocking(&config, set, GF_COUNT(set));)
+            assert_true(++tries < 64);
+    redis_server_stop(&other);
+}
+
 /* The scripts catch what goes wrong for one request; that nothing can be written at all is for the link. */
 static void a_script_that_may_not_write_leaves_the_server(void **state)
 {
@@ -401,6 +507,7 @@ int main(void)
         cmocka_unit_test(what_is_in_flight_is_bounded),
         cmocka_unit_test(a_password_is_sent_and_read_anew_for_each_connect),
         cmocka_unit_test(a_server_that_became_a_replica_is_left),
+        cmocka_unit_test(the_primary_is_found_among_the_addresses_of_a_name),
         cmocka_unit_test(a_script_that_may_not_write_leaves_the_server),
         cmocka_unit_test(what_was_reserved_without_a_reply_is_given_back),
         cmocka_unit_test(an_abort_that_a_replica_refuses_waits_for_the_primary),
@@ -408,5 +515,6 @@ int main(void)
         cmocka_unit_test(a_refused_port_and_a_bad_address_leave_the_link_down),
     };
 
+    named = name_two_addresses();
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

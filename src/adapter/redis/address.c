@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gf/clock.h"
 #include "gf/num.h"
 #include "gf/redis.h"
 
@@ -91,6 +92,28 @@ enum gf_class gf_redis_address_parse(const char *urls, int shard, struct gf_redi
     memcpy(url, urls, len);
     url[len] = '\0';
     return parse_one(url, address_r, error_r);
+}
+
+static int count_of(const struct addrinfo *found, int family)
+{
+    int count = 0;
+
+    for (; found; found = found->ai_next)
+        count += found->ai_family == family;
+    return count;
+}
+
+bool gf_redis_choose(const struct addrinfo *found, char host_r[INET6_ADDRSTRLEN])
+{
+    int family = count_of(found, AF_INET) > 0 ? AF_INET : AF_INET6, count = count_of(found, family);
+    uint32_t lot;
+
+    if (count == 0)
+        return false;
+    gf_random_bytes(&lot, sizeof(lot));
+    for (lot %= (uint32_t)count; found->ai_family != family || lot > 0; found = found->ai_next)
+        lot -= found->ai_family == family;
+    return getnameinfo(found->ai_addr, found->ai_addrlen, host_r, INET6_ADDRSTRLEN, NULL, 0, NI_NUMERICHOST) == 0;
 }
 
 enum gf_class gf_redis_password(const struct gf_config *config, char *password_r, size_t size, struct gf_error *error_r)

@@ -341,14 +341,13 @@ static void release(struct gf_redis *redis)
 static void on_resolved(uv_getaddrinfo_t *lookup, int status, struct addrinfo *info)
 {
     struct gf_redis *redis = lookup->data;
-    char host[INET6_ADDRSTRLEN] = "";
+    char host[INET6_ADDRSTRLEN];
+    bool found = status == 0 && gf_redis_choose(info, host);
 
     redis->looking_up = false;
-    if (status == 0 && info)
-        (void)uv_ip_name(info->ai_addr, host, sizeof(host));
     uv_freeaddrinfo(info);
     if (!redis->closing && redis->state == RESOLVING) {
-        if (host[0] != '\0')
+        if (found)
             dial(redis, host);
         else
             (void)mark_down(redis, status != 0 ? uv_strerror(status) : "name has no address");
@@ -359,7 +358,7 @@ static void on_resolved(uv_getaddrinfo_t *lookup, int status, struct addrinfo *i
 /* hiredis would resolve names with a blocking call; numbers and sockets go to it directly. */
 static void connect_start(struct gf_redis *redis)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_family = AF_INET};
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     struct in6_addr binary;
     int rc;
 

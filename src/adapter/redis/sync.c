@@ -86,6 +86,31 @@ static enum gf_class greet(struct gf_redis_sync *redis, const struct gf_config *
     return class;
 }
 
+/* hiredis would take the first address of a name and no other. */
+static enum gf_class dial(const struct gf_redis_address *address, struct timeval timeout, redisContext **context_r,
+                          struct gf_error *error_r)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL;
+    char host[INET6_ADDRSTRLEN];
+    bool found;
+    int rc;
+
+    if (address->port == 0) {
+        *context_r = redisConnectUnixWithTimeout(address->host, timeout);
+        return GF_OK;
+    }
+    rc = getaddrinfo(address->host, NULL, &hints, &list);
+    if (rc != 0)
+        return gf_fail(error_r, GF_RETRY, 0, "redis: %s: %s", address->host, gai_strerror(rc));
+    found = gf_redis_choose(list, host);
+    freeaddrinfo(list);
+    if (!found)
+        return gf_fail(error_r, GF_RETRY, 0, "redis: %s has no address", address->host);
+    *context_r = redisConnectWithTimeout(host, address->port, timeout);
+    return GF_OK;
+}
+
 enum gf_class gf_redis_sync_connect(const struct gf_config *config, struct gf_redis_sync **redis_r,
                                     struct gf_error *error_r)
 {
@@ -97,14 +122,16 @@ enum gf_class gf_redis_sync_connect_shard(const struct gf_config *config, int sh
 {
     struct timeval timeout = {.tv_sec = config->redis_timeout / 1000, .tv_usec = (config->redis_timeout % 1000) * 1000};
     struct gf_redis_address address;
+    redisContext *context = NULL;
     struct gf_redis_sync *redis;
     enum gf_class class = gf_redis_address_parse(config->redis_url, shard, &address, error_r);
 
+    if (class == GF_OK)
+        class = dial(&address, timeout, &context, error_r);
     if (class != GF_OK)
         return class;
     redis = gf_xcalloc(1, sizeof(*redis));
-    redis->context = address.port ? redisConnectWithTimeout(address.host, address.port, timeout)
-                                  : redisConnectUnixWithTimeout(address.host, timeout);
+    redis->context = context;
     GF_ASSERT(redis->context != NULL); /* NULL is out of memory only */
     if (redis->context->err != 0 || redisSetTimeout(redis->context, timeout) != REDIS_OK)
         class = lost(redis, error_r);
