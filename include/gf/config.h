@@ -123,12 +123,18 @@ void gf_config_print_doc(void);
 GF_NODISCARD enum gf_class gf_config_secret(const char *path, char *secret_r, size_t size, size_t *len_r,
                                             struct gf_error *error_r);
 
-/* One MySQL server: host and port, or the path of a socket with port 0. */
-struct gf_mysql_host {
+/* One server: host and port, or the path of a socket with port 0. */
+struct gf_host {
     char name[256];
     int port;
 };
 #define GF_MYSQL_HOSTS_MAX 8
 /* The servers of mysql.hosts in order; without it the one of mysql.socket, or mysql.host and mysql.port. Returns their
  * number, -1 when the text is no such list. */
-int gf_config_mysql_hosts(const struct gf_config *config, struct gf_mysql_host hosts_r[GF_MYSQL_HOSTS_MAX]);
+int gf_config_mysql_hosts(const struct gf_config *config, struct gf_host hosts_r[GF_MYSQL_HOSTS_MAX]);
+/* Several primaries: redis.url names them, divided by commas, in the same order for every process. A user's keys live on one
+ * of them, everything else on the first. Changing the list moves users, whose cache is then cold: no more than that. */
+int gf_config_redis_shards(const struct gf_config *config);
+/* The shard-th of them; REJECT says what is wrong with it. */
+GF_NODISCARD enum gf_class gf_config_redis_host(const struct gf_config *config, int shard, struct gf_host *host_r,
+                                                struct gf_error *error_r);

@@ -26,9 +26,6 @@ struct gf_redis_arg {
 /* The Lua scripts of src/adapter/redis/lua. Sent as EVALSHA; NOSCRIPT is answered by EVAL of that one call. */
 enum gf_script { GF_SCRIPT_RESERVE, GF_SCRIPT_ABORT, GF_SCRIPT_STORE, GF_SCRIPT_FORGET, GF_SCRIPT_COUNT };
 
-/* Several primaries: redis.url names them, divided by commas, in the same order for every process. A user's keys live on one
- * of them, everything else on the first. Changing the list moves users, whose cache is then cold: no more than that. */
-int gf_redis_shards(const struct gf_config *config);
 int gf_redis_shard(int64_t user_id, int shards); /* 0..shards-1: crc16("u:<id>") % shards, as a cluster would hash the tag */
 
 struct gf_redis;

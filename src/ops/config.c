@@ -197,13 +197,16 @@ static bool is_any_address(const char *text)
 /* What no row of the table can say. */
 static enum gf_class check(const struct gf_config *config, struct gf_error *error_r)
 {
-    struct gf_mysql_host hosts[GF_MYSQL_HOSTS_MAX];
+    struct gf_host hosts[GF_MYSQL_HOSTS_MAX];
 
     if (strcmp(config->ingest_redis_down, "accept") != 0 && strcmp(config->ingest_redis_down, "refuse") != 0)
         return gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
     if (gf_config_mysql_hosts(config, hosts) < 0)
         return gf_fail(error_r, GF_REJECT, 0, "mysql.hosts must be 1..%d of host:port or /path, comma-separated",
                        GF_MYSQL_HOSTS_MAX);
+    for (int i = 0; i < gf_config_redis_shards(config); i++)
+        if (gf_config_redis_host(config, i, &hosts[0], error_r) != GF_OK)
+            return GF_REJECT;
     if (config->gateway_link_advertise[0] == '\0' && is_any_address(config->gateway_link_bind))
         return gf_fail(error_r, GF_REJECT, 0, "gateway.link_advertise must say how routers reach gateway.link_bind %s",
                        config->gateway_link_bind);

@@ -327,7 +327,7 @@ static void start(struct outlet *outlet, const struct gf_config *config, int sha
 
 struct publisher *publisher_start(const struct gf_config *config)
 {
-    int count = gf_redis_shards(config);
+    int count = gf_config_redis_shards(config);
     struct publisher *publisher = gf_xcalloc(1, sizeof(*publisher) + (size_t)count * sizeof(publisher->outlets[0]));
 
     publisher->count = count;

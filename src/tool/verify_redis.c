@@ -180,7 +180,7 @@ enum gf_class gf_verify_scan_open(struct verify *verify, struct verify_scan **sc
     enum gf_class class = GF_OK;
 
     scan->verify = verify;
-    scan->shards = gf_redis_shards(verify->config);
+    scan->shards = gf_config_redis_shards(verify->config);
     scan->links = gf_xcalloc((size_t)scan->shards, sizeof(*scan->links));
     gf_copy(scan->cursor, sizeof(scan->cursor), "0");
     for (int i = 0; i < scan->shards && class == GF_OK; i++)

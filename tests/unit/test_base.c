@@ -209,6 +209,43 @@ static void configuration_names_what_and_where(void **state)
     assert_int_equal(gf_config_load(&config, "/nonexistent", &error), GF_REJECT);
 }
 
+/* What an url of redis.url means: "name port" of each in turn, or "" when the configuration is refused. */
+static void expect_redis(const char *url, const char *expected)
+{
+    static struct gf_config config;
+    struct gf_host host;
+    struct gf_error error;
+    char text[300], found[300] = "";
+    size_t len = 0;
+
+    (void)snprintf(text, sizeof(text), "[redis]\nurl = %s\n", url);
+    if (load_text(text, &config, &error) == GF_OK)
+        for (int i = 0; i < gf_config_redis_shards(&config); i++) {
+            assert_int_equal(gf_config_redis_host(&config, i, &host, &error), GF_OK);
+            len += (size_t)snprintf(found + len, sizeof(found) - len, "%s%s %d", i > 0 ? "|" : "", host.name, host.port);
+        }
+    else
+        assert_non_null(strstr(error.text, "redis.url"));
+    assert_string_equal(found, expected);
+}
+
+static void a_redis_url_that_cannot_work_is_refused(void **state)
+{
+    static const char *const bad[] = {"redis://h:0",        "redis://h:65536", "redis://h:x",     "redis://h:1:2",
+                                      "redis://:6379",      "redis://",        "redis:///",       "redis://u:p@h:1",
+                                      "redis://h:6379/3",   "redis://[::1",    "rediss://h:6379", "h:6379",
+                                      "redis://a,redis://", "redis://a,",      ",redis://a",      "redis://a,,redis://b",
+                                      "unix://rel",         "unix:/a"};
+
+    (void)state;
+    expect_redis("redis://h", "h 6379");
+    expect_redis("redis://h:7000/", "h 7000");
+    expect_redis("redis://a:1,redis://b, unix:///run/r.sock ,redis://10.0.0.1:4", "a 1|b 6379|/run/r.sock 0|10.0.0.1 4");
+    expect_redis("redis://[::1]:6380,redis://[fe80::2]", "::1 6380|fe80::2 6379");
+    for (size_t i = 0; i < GF_COUNT(bad); i++)
+        expect_redis(bad[i], "");
+}
+
 static void metrics_render_every_series_once(void **state)
 {
     struct gf_buf out;
@@ -241,6 +278,7 @@ int main(void)
         cmocka_unit_test(buffers_stop_at_their_maximum),
         cmocka_unit_test(histogram_quantiles_are_close),
         cmocka_unit_test(configuration_names_what_and_where),
+        cmocka_unit_test(a_redis_url_that_cannot_work_is_refused),
         cmocka_unit_test(metrics_render_every_series_once),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -305,7 +305,7 @@ static void a_server_that_is_gone_is_a_retry(void **state)
 /* What `hosts` means: "name port" of each, in turn. */
 static void expect_hosts(const char *hosts, const char *expected)
 {
-    struct gf_mysql_host found[GF_MYSQL_HOSTS_MAX];
+    struct gf_host found[GF_MYSQL_HOSTS_MAX];
     struct gf_config config = {.mysql_port = 3306};
     char text[512] = "none";
     size_t len = 0;

@@ -23,7 +23,7 @@ enum {
 struct target {
     const struct gf_config *config;
     enum gf_sql_session session;
-    struct gf_mysql_host hosts[GF_MYSQL_HOSTS_MAX];
+    struct gf_host hosts[GF_MYSQL_HOSTS_MAX];
     int count;
     char password[256];
 };
@@ -159,7 +159,7 @@ static enum gf_class check_tables(struct gf_sql *sql, enum gf_sql_session sessio
     return set_if_known(sql, "SET SESSION wsrep_sync_wait=DEFAULT", error_r);
 }
 
-static enum gf_class connect_one(const struct target *target, const struct gf_mysql_host *host, struct gf_sql **sql_r,
+static enum gf_class connect_one(const struct target *target, const struct gf_host *host, struct gf_sql **sql_r,
                                  struct gf_error *error_r)
 {
     const struct gf_config *config = target->config;
@@ -195,7 +195,7 @@ static enum gf_class connect_one(const struct target *target, const struct gf_my
 /* Adds what one of so many servers has said, each with its share of the text. A number remains only where all have the same. */
 static void add_failure(const struct target *target, int at, const struct gf_error *error, struct gf_error *all_r)
 {
-    const struct gf_mysql_host *host = &target->hosts[at];
+    const struct gf_host *host = &target->hosts[at];
     bool first = all_r->text[0] == '\0';
     int room = (int)sizeof(all_r->text) / target->count - 8; /* 8: the port and what stands between */
     int name = (int)strlen(host->name) < room / 2 ? (int)strlen(host->name) : room / 2;

@@ -505,7 +505,7 @@ static void on_prepare(uv_prepare_t *prepare)
 
 struct gf_balance *gf_balance_create(struct gf_loop *loop, const struct gf_config *config)
 {
-    int count = gf_redis_shards(config);
+    int count = gf_config_redis_shards(config);
     struct gf_balance *balance = gf_xcalloc(1, sizeof(*balance) + (size_t)count * sizeof(balance->primaries[0]));
 
     balance->config = config;

@@ -51,7 +51,7 @@ struct gf_redis {
     void *ctx;
     char sha[GF_SCRIPT_COUNT][GF_SHA1_TEXT + 1];
     int greetings; /* answers still missing */
-    struct gf_redis_address address;
+    struct gf_host address;
     uv_timer_t timer;
     uv_getaddrinfo_t lookup;
     int references; /* the timer and the look-up */
@@ -73,7 +73,7 @@ static redisAsyncContext *mark_down(struct gf_redis *redis, const char *why)
     redis->retry_ms = gf_clock_mono_ms() + gf_backoff_ms(redis->attempt++, RETRY_BASE_MS, RETRY_MAX_MS);
     if (!redis->closing) {
         gf_metric_add(GF_M_REDIS_DOWN, 1);
-        gf_log(GF_WARN, "redis_disconnected", "address=%s:%d attempt=%d reason=\"%s\"", redis->address.host,
+        gf_log(GF_WARN, "redis_disconnected", "address=%s:%d attempt=%d reason=\"%s\"", redis->address.name,
                redis->address.port, redis->attempt, why);
     }
     return ac;
@@ -207,7 +207,7 @@ static void greeted(struct gf_redis *redis)
         return;
     redis->state = UP;
     redis->attempt = 0;
-    gf_log(GF_INFO, "redis_connected", "address=%s:%d", redis->address.host, redis->address.port);
+    gf_log(GF_INFO, "redis_connected", "address=%s:%d", redis->address.name, redis->address.port);
     if (redis->on_up)
         redis->on_up(redis->ctx);
 }
@@ -364,14 +364,14 @@ static void connect_start(struct gf_redis *redis)
 
     redis->state = RESOLVING;
     redis->deadline_ms = gf_clock_mono_ms() + redis->config->redis_timeout;
-    if (redis->address.port == 0 || inet_pton(AF_INET, redis->address.host, &binary) == 1) {
-        dial(redis, redis->address.host);
+    if (redis->address.port == 0 || inet_pton(AF_INET, redis->address.name, &binary) == 1) {
+        dial(redis, redis->address.name);
         return;
     }
     if (redis->looking_up)
         return; /* the last look-up still runs in its thread: its answer will do */
     redis->lookup.data = redis;
-    rc = uv_getaddrinfo(redis->loop, &redis->lookup, on_resolved, redis->address.host, NULL, &hints);
+    rc = uv_getaddrinfo(redis->loop, &redis->lookup, on_resolved, redis->address.name, NULL, &hints);
     if (rc != 0) {
         (void)mark_down(redis, uv_strerror(rc));
         return;
@@ -447,7 +447,7 @@ struct gf_redis *gf_redis_create_shard(struct gf_loop *loop, const struct gf_con
     GF_ASSERT(rc == 0);
     redis->timer.data = redis;
     tick_ms = tick_ms < 10 ? 10 : tick_ms > 100 ? 100 : tick_ms;
-    if (gf_redis_address_parse(config->redis_url, shard, &redis->address, &error) != GF_OK) {
+    if (gf_config_redis_host(config, shard, &redis->address, &error) != GF_OK) {
         gf_log(GF_ERROR, "redis_misconfigured", "reason=\"%s\"",
                error.text); /* stays down: roles report it as not ready */
         return redis;

@@ -87,7 +87,7 @@ static enum gf_class greet(struct gf_redis_sync *redis, const struct gf_config *
 }
 
 /* hiredis would take the first address of a name and no other. */
-static enum gf_class dial(const struct gf_redis_address *address, struct timeval timeout, redisContext **context_r,
+static enum gf_class dial(const struct gf_host *address, struct timeval timeout, redisContext **context_r,
                           struct gf_error *error_r)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
@@ -97,16 +97,16 @@ static enum gf_class dial(const struct gf_redis_address *address, struct timeval
     int rc;
 
     if (address->port == 0) {
-        *context_r = redisConnectUnixWithTimeout(address->host, timeout);
+        *context_r = redisConnectUnixWithTimeout(address->name, timeout);
         return GF_OK;
     }
-    rc = getaddrinfo(address->host, NULL, &hints, &list);
+    rc = getaddrinfo(address->name, NULL, &hints, &list);
     if (rc != 0)
-        return gf_fail(error_r, GF_RETRY, 0, "redis: %s: %s", address->host, gai_strerror(rc));
+        return gf_fail(error_r, GF_RETRY, 0, "redis: %s: %s", address->name, gai_strerror(rc));
     found = gf_redis_choose(list, host);
     freeaddrinfo(list);
     if (!found)
-        return gf_fail(error_r, GF_RETRY, 0, "redis: %s has no address", address->host);
+        return gf_fail(error_r, GF_RETRY, 0, "redis: %s has no address", address->name);
     *context_r = redisConnectWithTimeout(host, address->port, timeout);
     return GF_OK;
 }
@@ -121,10 +121,10 @@ enum gf_class gf_redis_sync_connect_shard(const struct gf_config *config, int sh
                                           struct gf_error *error_r)
 {
     struct timeval timeout = {.tv_sec = config->redis_timeout / 1000, .tv_usec = (config->redis_timeout % 1000) * 1000};
-    struct gf_redis_address address;
+    struct gf_host address;
     redisContext *context = NULL;
     struct gf_redis_sync *redis;
-    enum gf_class class = gf_redis_address_parse(config->redis_url, shard, &address, error_r);
+    enum gf_class class = gf_config_redis_host(config, shard, &address, error_r);
 
     if (class == GF_OK)
         class = dial(&address, timeout, &context, error_r);
