@@ -356,6 +356,30 @@ static void a_script_that_may_not_write_leaves_the_server(void **state)
     redis_server_stop(&own);
 }
 
+/* A replica without its primary that serves nothing (replica-serve-stale-data no) must not be taken for Redis meanwhile. */
+static void a_replica_that_has_lost_its_primary_is_left(void **state)
+{
+    struct gf_redis_arg stale[] = {{"CONFIG", 6}, {"SET", 3}, {"replica-serve-stale-data", 24}, {"no", 2}};
+    struct gf_redis_arg replica[] = {{"REPLICAOF", 9}, {"127.0.0.1", 9}, {"1", 1}};
+    struct gf_reserve r = request(40, 1, 60);
+    struct gf_balance *cache;
+    struct redis_server own;
+
+    (void)state;
+    redis_server_init(&own);
+    redis_server_launch(&own);
+    cache = gf_balance_create(loop, &own.config);
+    wait_for(poll_up, &cache);
+    tell(&own, stale, GF_COUNT(stale));
+    tell(&own, replica, GF_COUNT(replica));
+    assert_int_equal(gf_balance_reserve(cache, &r, on_reserved, NULL), GF_OK);
+    run_loop();
+    assert_int_equal(last_reserve.answer, 0);
+    assert_false(gf_balance_all_up(cache)); /* a new connection may lead to the primary */
+    gf_balance_close(&cache);
+    redis_server_stop(&own);
+}
+
 /* The server takes the call, and its reply finds nobody: the abort waits until it is back, and meets nobody else's hold. */
 static void what_was_reserved_without_a_reply_is_given_back(void **state)
 {
@@ -509,6 +533,7 @@ int main(void)
         cmocka_unit_test(a_server_that_became_a_replica_is_left),
         cmocka_unit_test(the_primary_is_found_among_the_addresses_of_a_name),
         cmocka_unit_test(a_script_that_may_not_write_leaves_the_server),
+        cmocka_unit_test(a_replica_that_has_lost_its_primary_is_left),
         cmocka_unit_test(what_was_reserved_without_a_reply_is_given_back),
         cmocka_unit_test(an_abort_that_a_replica_refuses_waits_for_the_primary),
         cmocka_unit_test(what_was_gathered_is_answered_when_the_cache_closes),

@@ -148,7 +148,7 @@ static void on_native_reply(redisAsyncContext *ac, void *native, void *ctx)
         (void)mark_down(redis, ac->errstr ? ac->errstr : "connection lost");
     if (command->script != GF_SCRIPT_NONE && reply_starts(reply, "NOSCRIPT") && resend_as_eval(redis, command))
         return;
-    if (reply_starts(reply, "READONLY") || reply_starts(reply, "NOAUTH"))
+    if (reply_starts(reply, "READONLY") || reply_starts(reply, "MASTERDOWN") || reply_starts(reply, "NOAUTH"))
         drop(redis, reply->str); /* an old primary: look for the new one */
     if (command->on_reply)
         command->on_reply(command->ctx, (const struct gf_reply *)(const void *)reply);
