@@ -206,6 +206,19 @@ static void join(struct member *member, const char *topic, const char *group)
     assert_int_equal(gf_kafka_consumer_create(&config, &opts, &member->consumer, &error), GF_OK);
 }
 
+/* settle.queue_bytes may be all of the memory, and there may be one partition: librdkafka's own bound is lower. */
+static void a_queue_may_be_as_long_as_the_configuration_allows(void **state)
+{
+    const struct gf_kafka_consumer_opts opts = {
+        .topic = new_topic(), .group = "long", .client_id = "test", .queue_bytes = INT64_C(17179869184), .on_assign = on_assign};
+    struct gf_kafka_consumer *consumer = NULL;
+    struct gf_error error;
+
+    (void)state;
+    assert_int_equal(gf_kafka_consumer_create(&config, &opts, &consumer, &error), GF_OK);
+    gf_kafka_consumer_close(&consumer);
+}
+
 static void wait_a_little(struct member *member)
 {
     struct pollfd fd = {.fd = gf_kafka_consumer_fd(member->consumer), .events = POLLIN};
@@ -435,6 +448,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(java_chooses_the_same_partition),
         cmocka_unit_test(without_brokers_create_returns_and_records_time_out),
+        cmocka_unit_test(a_queue_may_be_as_long_as_the_configuration_allows),
         cmocka_unit_test(records_come_in_order_and_seek_reads_again),
         cmocka_unit_test(a_stored_start_follows_the_commits),
         cmocka_unit_test(an_offset_out_of_range_breaks_the_partition_loudly),

@@ -23,6 +23,7 @@
 #define SEEK_TIMEOUT_MS 5000
 #define COMMITTED_TIMEOUT_MS 5000
 #define QUEUE_BYTES_MIN 65536
+#define QUEUE_KBYTES_MAX 2097151   /* librdkafka takes no more */
 #define FETCH_BYTES_MIN 16384
 #define FETCH_BYTES_MAX 1048576    /* librdkafka's default */
 #define FETCH_ALL_MAX (16 << 20)   /* one answer's bytes, of all partitions */
@@ -196,7 +197,7 @@ static void set_prefetch(rd_kafka_conf_t *conf, const struct gf_kafka_consumer_o
     int64_t wanted = opts->fetch_bytes > 0 ? opts->fetch_bytes : 1;
 
     fetch = fetch < FETCH_BYTES_MIN ? FETCH_BYTES_MIN : fetch > FETCH_BYTES_MAX ? FETCH_BYTES_MAX : fetch;
-    gf_kafka_conf_set_i64(conf, "queued.max.messages.kbytes", bytes / 2048);
+    gf_kafka_conf_set_i64(conf, "queued.max.messages.kbytes", bytes / 2048 < QUEUE_KBYTES_MAX ? bytes / 2048 : QUEUE_KBYTES_MAX);
     gf_kafka_conf_set_i64(conf, "fetch.message.max.bytes", fetch);
     gf_kafka_conf_set_i64(conf, "fetch.max.bytes", FETCH_ALL_MAX);
     /* The broker counts no more of a partition than it may send: asked for more, one busy partition would always wait. */
