@@ -174,10 +174,10 @@ static int append_round(struct outlet *outlet, int count)
     return gf_balance_publish_many_sync(outlet->redis, outlet->config->redis_epoch, outlet->wallets, users);
 }
 
-/* The whole server is not serving now, and will: as good as a lost connection. */
+/* The whole server is not serving now, or takes no writes, and will: as good as a lost connection. */
 static bool is_away(const char *text)
 {
-    static const char *const codes[] = {"LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN "};
+    static const char *const codes[] = {"LOADING ", "BUSY ", "MASTERDOWN ", "NOREPLICAS ", "MISCONF ", "CLUSTERDOWN ", "TRYAGAIN "};
 
     for (size_t i = 0; i < GF_COUNT(codes); i++)
         if (strncmp(text, codes[i], strlen(codes[i])) == 0)

@@ -105,6 +105,24 @@ static void what_redis_refuses_for_a_while_holds_up_nobody(void **state)
     assert_int_equal(gf_metric_get(GF_M_PUBLISH_PENDING), 0);
 }
 
+/* A primary without replicas, in a fail-over say, refuses all writes and will take them: what was settled meanwhile is told then. */
+static void what_redis_refuses_of_everybody_is_told_later(void **state)
+{
+    int64_t down = gf_metric_get(GF_M_REDIS_DOWN), refused = gf_metric_get(GF_M_PUBLISH_REFUSED);
+    struct publisher *publisher = publisher_start(&server.config);
+
+    (void)state;
+    tell("CONFIG", "SET", "min-replicas-to-write", "1");
+    publish(publisher, 3, 5, 30);
+    for (int64_t end = gf_clock_mono_ms() + 60000; gf_clock_mono_ms() < end; gf_clock_sleep_ms(10))
+        if (gf_metric_get(GF_M_REDIS_DOWN) > down || gf_metric_get(GF_M_PUBLISH_REFUSED) > refused)
+            break;
+    tell("CONFIG", "SET", "min-replicas-to-write", "0");
+    assert_true(balance_becomes(3, 30));
+    publisher_stop(&publisher, 60000);
+    assert_int_equal(gf_metric_get(GF_M_PUBLISH_REFUSED) - refused, 0);
+}
+
 static void a_wallet_key_of_another_type_is_replaced_and_counted(void **state)
 {
     int64_t foreign = gf_metric_get(GF_M_REDIS_FOREIGN);
@@ -194,6 +212,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_redis_refuses_for_a_while_holds_up_nobody),
+        cmocka_unit_test(what_redis_refuses_of_everybody_is_told_later),
         cmocka_unit_test(a_wallet_key_of_another_type_is_replaced_and_counted),
         cmocka_unit_test(what_waits_for_one_user_leaves_as_one),
         cmocka_unit_test(a_lost_connection_is_made_anew_and_hears_the_last_30_s_again),

@@ -5,7 +5,7 @@
 -- ARGV  wallet_ttl
 --       fresh_ms i8, then per wallet: 'w', status 1, balance i8, version i8 (-1: release only), count I2, count * id 16
 -- Reply: per wallet 0 not taken, 1 taken, 2 taken in place of something that was no wallet, 3 failed; behind them the text of
---        the last failure, if there was one.
+--        the last failure, if there was one. An error where the server takes no writes at all.
 local ttl, blob = ARGV[1], ARGV[2]
 local fresh = pack('<i8i8', now + unpack('<i8', blob), now)
 local EMPTY = string.rep('\0', 16) -- h, r, k
@@ -54,5 +54,6 @@ for i = 1, #KEYS do
   out[i] = said
   at = at + 20 + 16 * count
 end
-if sub(failure, 1, 8) == 'READONLY' then return redis.error_reply(failure) end -- for the link: look for the primary
+local code = string.match(failure, '^%u+')
+if code == 'READONLY' or code == 'NOREPLICAS' or code == 'MISCONF' then return redis.error_reply(failure) end -- about no wallet
 return table.concat(out) .. failure
