@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* A private MariaDB server for one test program: own temporary directory, unix socket only, dies with the test. With
+/* A private MariaDB server for one test program: own temporary directory, unix socket, dies with the test. With
  * GIFTFLOW_TEST_MYSQLD it is MySQL's instead, by that command (./dev test --mysql).
  * Owns the directory and the child process; mariadb_stop removes both. Any failure to start fails the test program. */
 #include <fcntl.h>
@@ -19,6 +19,7 @@
 
 struct mariadb {
     char dir[64], socket[128];
+    char bind[16], port[8]; /* set before the launch: TCP too */
     pid_t pid;
     struct gf_config config; /* points at this server: user root, database giftflow */
 };
@@ -74,15 +75,17 @@ static inline bool mariadb_is_mysql(void)
 /* option: one more, or NULL. */
 static inline void mariadb_launch_with(struct mariadb *db, char *option)
 {
-    char datadir[128], socket[160], pidfile[128], log[128];
+    char datadir[128], socket[160], pidfile[128], log[128], bind[32], port[16];
     struct gf_error error;
     struct gf_sql *sql = NULL;
 
+    snprintf(bind, sizeof(bind), db->bind[0] != '\0' ? "--bind-address=%s" : "--skip-networking%s", db->bind);
+    snprintf(port, sizeof(port), "--port=%s", db->port[0] != '\0' ? db->port : "3306");
     snprintf(datadir, sizeof(datadir), "--datadir=%s/data", db->dir);
     snprintf(socket, sizeof(socket), "--socket=%s", db->socket);
     snprintf(pidfile, sizeof(pidfile), "--pid-file=%s/pid", db->dir);
     snprintf(log, sizeof(log), "%s/log", db->dir);
-    char *argv[] = {mariadb_command(), "--no-defaults", "--user=root", "--skip-networking", datadir, socket, pidfile,
+    char *argv[] = {mariadb_command(), "--no-defaults", "--user=root", bind, port, datadir, socket, pidfile,
                     "--innodb-buffer-pool-size=32M", "--loose-innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=2",
                     option, NULL};
     db->pid = mariadb_spawn(argv, log, db->dir);

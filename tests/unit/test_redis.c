@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The two Redis links against a real server: refused, killed, silent, forgetful. */
 #include "redis_fixture.h"
-
-#include <arpa/inet.h>
-#include <netdb.h>
-#include <sched.h>
-#include <sys/mount.h>
-#include <sys/socket.h>
+#include "two_addresses.h"
 
 static bool named; /* both.test is */
 
@@ -227,41 +222,13 @@ static void wait_for(gf_loop_fn poll, struct gf_balance **cache)
     gf_timer_close(&timer);
 }
 
-/* A name with two addresses: /etc/hosts as this process alone sees it. Before any thread starts. */
-static bool name_two_addresses(void)
-{
-    static const char text[] = "127.0.0.1 localhost both.test\n127.0.0.2 both.test\n";
-    char path[] = "/tmp/gf-hosts-XXXXXX";
-    int fd = mkstemp(path);
-    bool done = fd >= 0 && write(fd, text, sizeof(text) - 1) == sizeof(text) - 1 &&
-                unshare(geteuid() == 0 ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) == 0 &&
-                mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount(path, "/etc/hosts", NULL, MS_BIND, NULL) == 0;
-
-    if (fd >= 0)
-        close(fd);
-    unlink(path);
-    return done;
-}
-
-/* Two servers on one free port: at the address that the resolver lists first, and at the other one. */
+/* Two servers on one port: at the address that the resolver lists first, and at the other one. */
 static void launch_both(struct redis_server *first, struct redis_server *other)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_family = AF_INET}, *list = NULL;
-    struct sockaddr_in any = {.sin_family = AF_INET};
-    socklen_t len = sizeof(any);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    assert_int_equal(bind(fd, (struct sockaddr *)&any, len), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&any, &len), 0);
-    close(fd);
     redis_server_init(first);
     redis_server_init(other);
-    (void)snprintf(first->port, sizeof(first->port), "%d", ntohs(any.sin_port));
+    assert_true(two_addresses(first->bind, other->bind, first->port));
     gf_copy(other->port, sizeof(other->port), first->port);
-    assert_int_equal(getaddrinfo("both.test", NULL, &hints, &list), 0);
-    assert_int_equal(getnameinfo(list->ai_addr, list->ai_addrlen, first->bind, sizeof(first->bind), NULL, 0, NI_NUMERICHOST), 0);
-    freeaddrinfo(list);
-    gf_copy(other->bind, sizeof(other->bind), strcmp(first->bind, "127.0.0.1") == 0 ? "127.0.0.2" : "127.0.0.1");
     redis_server_launch(first);
     redis_server_launch(other);
 }

@@ -8,7 +8,9 @@
 #include <cmocka.h>
 
 #include "mariadb.h"
+#include "two_addresses.h"
 
+static bool named; /* both.test is */
 static struct mariadb db, second;
 
 static struct gf_sql *connect_as(enum gf_sql_session session)
@@ -345,7 +347,10 @@ static void localhost_is_the_port_and_not_the_librarys_socket(void **state)
     assert_int_equal(gf_sql_connect(&config, GF_SQL_PLAIN, &sql, &error), GF_RETRY); /* nobody listens there */
     assert_null(sql);
     assert_null(strstr(error.text, "socket"));
-    assert_non_null(strstr(error.text, "localhost"));
+    assert_non_null(strstr(error.text, ":1: "));
+    gf_copy(config.mysql_hosts, sizeof(config.mysql_hosts), "no.such.name.invalid:1");
+    assert_int_equal(gf_sql_connect(&config, GF_SQL_PLAIN, &sql, &error), GF_RETRY);
+    assert_non_null(strstr(error.text, "no.such.name.invalid:1: "));
 }
 
 /* Two servers, and an ordinary user whom read_only binds. */
@@ -508,6 +513,40 @@ static void a_server_that_refuses_writes_is_passed_by(void **state)
     close_pair(&pair);
 }
 
+/* One name in mysql.hosts, of which the resolver lists the replica first, or the primary, or a server that is gone. */
+static void the_primary_is_found_among_the_addresses_of_a_name(void **state)
+{
+    struct pair pair = {0};
+
+    (void)state;
+    if (!named)
+        skip(); /* no right to a namespace */
+    assert_true(two_addresses(db.bind, second.bind, db.port));
+    gf_copy(second.port, sizeof(second.port), db.port);
+    mariadb_kill(&db);
+    mariadb_kill(&second);
+    mariadb_launch(&db);
+    mariadb_launch(&second);
+    open_pair(&pair);
+    for (int i = 0; i < 2; i++) {
+        must(i == 0 ? pair.root1 : pair.root2, "CREATE USER net");
+        must(i == 0 ? pair.root1 : pair.root2, "GRANT ALL ON giftflow.* TO net");
+    }
+    (void)snprintf(pair.config.mysql_hosts, sizeof(pair.config.mysql_hosts), "both.test:%s", db.port);
+    gf_copy(pair.config.mysql_user, sizeof(pair.config.mysql_user), "net");
+    must(pair.root1, "SET GLOBAL read_only=1");
+    assert_int_equal(server_found(&pair), 2);
+    must(pair.root1, "SET GLOBAL read_only=0");
+    must(pair.root2, "SET GLOBAL read_only=1");
+    assert_int_equal(server_found(&pair), 1);
+    must(pair.root2, "SET GLOBAL read_only=0");
+    mariadb_kill(&db);
+    assert_int_equal(server_found(&pair), 2);
+    close_pair(&pair);
+    db.bind[0] = '\0';
+    mariadb_launch(&db);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -544,10 +583,12 @@ int main(void)
         cmocka_unit_test(where_no_server_will_do_the_reason_names_each),
         cmocka_unit_test(a_frozen_server_is_passed_by),
         cmocka_unit_test(a_server_that_refuses_writes_is_passed_by),
+        cmocka_unit_test(the_primary_is_found_among_the_addresses_of_a_name),
         cmocka_unit_test(a_server_of_short_packets_takes_no_settlement),
         cmocka_unit_test(streamed_rows_end_with_a_known_end),
         cmocka_unit_test(a_server_that_is_gone_is_a_retry),
     };
 
+    named = name_two_addresses();
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening a connection, the same way for every role and tool: the servers of mysql.hosts in turn, until one is a writable
- * primary that reads its tables. The server that worked last is tried first, so that after a failover nobody waits for the
+/* Opening a connection, the same way for every role and tool: the servers of mysql.hosts in turn, at every address of their
+ * names, until one is a writable primary that reads its tables. The server that worked last is tried first, so that after a failover nobody waits for the
  * dead one again and again. Threads: any; which server that was, and why none was found, is shared by the process.
  * Failures: every server is given up after mysql.connect_timeout, and its statements after mysql.read_timeout; what
  * each has said is in the error. There is no loop here: callers retry with their own pauses. */
+#include <netdb.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,6 +12,8 @@
 #include <string.h>
 
 #include "sql_internal.h"
+
+#define SERVERS_MAX 16 /* addresses of all names; each name's first is among them */
 
 enum {
     ERR_UNKNOWN_TABLE = 1109, /* information_schema says it so: where init stands before our database exists */
@@ -23,7 +26,8 @@ enum {
 struct target {
     const struct gf_config *config;
     enum gf_sql_session session;
-    struct gf_host hosts[GF_MYSQL_HOSTS_MAX];
+    struct gf_host hosts[SERVERS_MAX];
+    const char *unknown[SERVERS_MAX]; /* why this name has no address */
     int count;
     char password[256];
 };
@@ -219,7 +223,9 @@ static enum gf_class connect_any(const struct target *target, struct gf_sql **sq
         int at = (first + i) % target->count;
         struct gf_error error = {0};
 
-        if (connect_one(target, &target->hosts[at], sql_r, &error) == GF_OK) {
+        if (target->unknown[at] != NULL) {
+            (void)gf_fail(&error, GF_RETRY, 0, "%s", target->unknown[at]);
+        } else if (connect_one(target, &target->hosts[at], sql_r, &error) == GF_OK) {
             atomic_store(&good_host, at);
             set_trouble("");
             return GF_OK;
@@ -243,16 +249,49 @@ static enum gf_class read_password(const struct gf_config *config, char *passwor
     return gf_config_secret(config->mysql_password_file, password_r, size, &len, error_r);
 }
 
+/* Every address of a name is a server of its own: the library would take the first that answers, a replica perhaps. */
+static void add_servers(struct target *target, const struct gf_host *host, int max)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL;
+    int rc = host->port != 0 ? getaddrinfo(host->name, NULL, &hints, &list) : 0;
+
+    if (list == NULL) {
+        target->unknown[target->count] = rc != 0 ? gai_strerror(rc) : NULL;
+        target->hosts[target->count++] = *host;
+        return;
+    }
+    for (const struct addrinfo *at = list; at != NULL && target->count < max; at = at->ai_next) {
+        struct gf_host *server = &target->hosts[target->count];
+
+        *server = *host;
+        rc = getnameinfo(at->ai_addr, at->ai_addrlen, server->name, sizeof(server->name), NULL, 0, NI_NUMERICHOST);
+        GF_ASSERT(rc == 0); /* numbers only, and room for them */
+        target->count++;
+    }
+    freeaddrinfo(list);
+}
+
+static void find_servers(struct target *target)
+{
+    struct gf_host hosts[GF_MYSQL_HOSTS_MAX];
+    int count = gf_config_mysql_hosts(target->config, hosts);
+
+    GF_ASSERT(count > 0); /* gf_config_load has seen to it */
+    for (int i = 0; i < count; i++)
+        add_servers(target, &hosts[i], SERVERS_MAX - (count - 1 - i));
+}
+
 enum gf_class gf_sql_connect(const struct gf_config *config, enum gf_sql_session session, struct gf_sql **sql_r,
                              struct gf_error *error_r)
 {
     struct target target = {.config = config, .session = session};
     enum gf_class class = read_password(config, target.password, sizeof(target.password), error_r);
 
-    target.count = gf_config_mysql_hosts(config, target.hosts);
-    GF_ASSERT(target.count > 0); /* gf_config_load has seen to it */
-    if (class == GF_OK)
+    if (class == GF_OK) {
+        find_servers(&target);
         class = connect_any(&target, sql_r, error_r);
+    }
     explicit_bzero(target.password, sizeof(target.password));
     return class;
 }
