@@ -219,13 +219,13 @@ static bool take_again(struct router *router)
     return true;
 }
 
-/* Nobody owes an acknowledgement of it any more. */
+/* Nobody owes an acknowledgement of it any more. Who drains takes nothing again: not committed, it is the next one's. */
 static void end_batch(struct router *router)
 {
     bool owed = router->links.owed;
 
     router->links.owed = false;
-    if (!owed || router->draining || !take_again(router))
+    if (!owed || (!router->draining && !take_again(router)))
         finish_batch(router);
 }
 

@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import signal
+import socket
+import threading
 import time
 import urllib.request
 
@@ -511,6 +513,57 @@ def test_a_gateway_that_was_frozen_has_missed_nothing(make_stack, redis):
         came(client, owed, later)
     if not redis:
         stack.start("redis")
+
+
+class Cable:
+    """Between a router and a gateway. While `loses` is set, what the router says is gone, as on a way that has broken and told nobody."""
+
+    def __init__(self):
+        self.target, self.loses = None, False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            router, _ = self._listener.accept()
+            try:
+                gateway = socket.create_connection(self.target)
+            except (OSError, TypeError):  # not there yet
+                router.close()
+                continue
+            threading.Thread(target=self._carry, args=(router, gateway, lambda: self.loses), daemon=True).start()
+            threading.Thread(target=self._carry, args=(gateway, router, lambda: False), daemon=True).start()
+
+    def _carry(self, source, sink, loses):
+        try:
+            while data := source.recv(65536):
+                if not loses():
+                    sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def test_a_router_that_drains_leaves_what_it_is_owed_to_the_next_one(make_stack):
+    cable = Cable()
+    settings = {"gateway.ping": "10m", "gateway.link_advertise": cable.address}
+    stack = make_stack(roles={**ALONE, "gateway": 0}, settings=settings, gifts=False)
+    stack.start("gateway-1", wait=False)
+    ports = dict(line.split() for line in (stack.dir / "ports").read_text().splitlines())
+    cable.target = ("127.0.0.1", int(ports["gateway-1.link_port"]))
+    wait_until(lambda: stack.is_ready("gateway-1"), 60, "the router has found the gateway")
+    room = stack.new_id()
+    with stack.ws(1, room) as client:
+        known(stack, (client, room))
+        cable.loses = True
+        before, owed = stack.metrics("router-1")["giftflow_router_notices_total"], notice(5556, room, 1)
+        publish(stack, owed)
+        wait_until(lambda: stack.metrics("router-1")["giftflow_router_notices_total"] > before, 60, "the router has it")
+        stack.stop("router-1")  # it waits for the acknowledgement, and gives it up
+        cable.loses = False
+        stack.start("router-1")
+        came(client, owed)
 
 
 def test_a_router_that_starts_without_redis_drops_nothing(make_stack):
