@@ -2,7 +2,6 @@
 /* WebSocket connections over real sockets: a server on its own loop thread, a raw client in the test that can also say what
  * no proper client says. Waits have generous deadlines; nothing depends on speed. */
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -11,13 +10,12 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "gf/buf.h"
 #include "gf/clock.h"
 #include "gf/metrics.h"
 #include "gf/ws.h"
@@ -475,17 +473,20 @@ static void messages_come_whole_wherever_the_stream_is_cut(void **state)
 
 static void frames_may_come_together_with_the_handshake(void **state)
 {
-    char bytes[1024], head[2048];
-    size_t len = strlen(REQUEST("GET", GOOD));
-    int fd = dial(0);
-
     (void)state;
-    memcpy(bytes, REQUEST("GET", GOOD), len);
-    len += frame(bytes + len, FIN | 1, "early", 5);
-    put(fd, bytes, len);
-    assert_int_equal(read_status(fd, head, sizeof(head)), 101);
-    expect_text(fd, "early");
-    close(fd);
+    for (int count = 1; count <= 500; count += 499) { /* 500: more than the reader of the request takes at once */
+        char bytes[20000], head[2048], text[32];
+        size_t len = (size_t)snprintf(bytes, sizeof(bytes), "%s", REQUEST("GET", GOOD));
+        int fd = dial(0);
+
+        for (int i = 0; i < count; i++)
+            len += frame(bytes + len, FIN | 1, text, (size_t)snprintf(text, sizeof(text), "early %d", i));
+        put(fd, bytes, len);
+        assert_int_equal(read_status(fd, head, sizeof(head)), 101);
+        for (int i = 0; i < count && snprintf(text, sizeof(text), "early %d", i) > 0; i++)
+            expect_text(fd, text);
+        close(fd);
+    }
 }
 
 static void the_server_closes_with_its_code_even_if_nobody_answers(void **state)

@@ -484,6 +484,14 @@ void gf_ws_conn_feed(struct gf_ws *ws, const char *bytes, size_t len)
         reader_free(&ws->reader);
 }
 
+static void feed_rest(struct gf_ws *ws)
+{
+    if (ws->state == WS_OPEN)
+        gf_ws_conn_start_heartbeat(ws);
+    gf_ws_conn_feed(ws, ws->rest->data, ws->rest->len);
+    rest_free(ws);
+}
+
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
 {
     struct gf_ws *ws = stream->data;
@@ -493,6 +501,8 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
         return;
     }
     ws->silent = 0;
+    if (ws->rest != NULL)
+        feed_rest(ws); /* libuv reads on at once where the request's reader took all that it had room for */
     if (ws->client != NULL)
         gf_ws_client_delay_acks(ws);
     if (ws->state == WS_CONNECTING)
@@ -527,9 +537,7 @@ static void on_timer(uv_timer_t *timer)
     if (ws->state != WS_OPEN) {
         gf_ws_conn_kill(ws); /* the deadline of connecting or closing */
     } else if (ws->rest != NULL) {
-        gf_ws_conn_start_heartbeat(ws);
-        gf_ws_conn_feed(ws, ws->rest->data, ws->rest->len);
-        rest_free(ws);
+        feed_rest(ws);
     } else {
         heartbeat(ws);
     }
