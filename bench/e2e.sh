@@ -105,9 +105,9 @@ ms = lambda us: "%.1f" % (us / 1000)
 for phase in phases:
     load, cpu = phase["load"], phase["cpu_us_per_gift"]
     planned = "%d/s planned" % load["rate"] if load["rate"] else "as fast as it may"
-    print("%-10s %.0f gifts/s accepted, %s (%d in %.1f s, the last outcome %.1f s later); %d settled, %d frames on screens, %.0f gifts a transaction"
+    print("%-10s %.0f gifts/s accepted, %s (%d in %.1f s, the last outcome %.1f s later); %d settled, %d of %d frames on screens, %.0f gifts a transaction"
           % (phase["phase"], load["accepted_per_s"], planned, load["accepted"], load["send_seconds"], load["drain_seconds"], load["settled"],
-             load["frames"]["on_screens"], load["accepted"] / max(phase["batches"], 1)))
+             load["frames"]["on_screens"], load["frames"]["on_screens_expected"], load["accepted"] / max(phase["batches"], 1)))
     for key, name in (("answer", "to the answer"), ("gift_to_sender", "to own screen"), ("gift_to_screen", "to all screens")):
         h = load["latency_us"][key]
         print("  %-16s p50 %s  p90 %s  p99 %s  p99.9 %s  max %s ms" % (name, *(ms(h[q]) for q in ("p50", "p90", "p99", "p999", "max"))))

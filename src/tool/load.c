@@ -87,6 +87,19 @@ static void judge_rows(struct load *load)
     }
 }
 
+/* A gateway that lets nobody in shows no fault in what it sends. */
+static void judge_clients(struct load *load)
+{
+    char detail[80];
+
+    for (uint32_t i = 0; i < load->client_count && !load->interrupted; i++) {
+        if (load->clients[i].opened_before)
+            continue;
+        snprintf(detail, sizeof(detail), "user %" PRId64 ", room %" PRId64, load->clients[i].user_id, load_room_id(load, load->clients[i].room));
+        load_violate(&load->report, LOAD_V_NEVER_LIVE, NULL, detail);
+    }
+}
+
 /* ---- phases ---- */
 
 static void start_sending(struct load *load)
@@ -131,7 +144,7 @@ static void tick_after(struct load *load, int64_t in_phase_us)
         if (!quiet && in_phase_us < load->opts.drain_s * 1000000)
             break;
         load->report.unanswered = load->busy;
-        load->report.drain_us = in_phase_us;
+        load->report.drain_us = gf_clock_mono_us() - load->start_us - load->report.send_us;
         load_send_purge(load);
         enter(load, LOAD_LINGER);
         break;
@@ -145,6 +158,7 @@ static void tick_after(struct load *load, int64_t in_phase_us)
         if (load->asking > 0 && in_phase_us < ASK_DEADLINE_US)
             break;
         judge_rows(load);
+        judge_clients(load);
         enter(load, LOAD_CLOSING);
         load_live_close(load);
         break;

@@ -50,6 +50,7 @@ GF_NODISCARD enum gf_class load_opts_parse(const struct gf_config *config, int a
     X(TWO_OUTCOMES, "two_outcomes", "two different outcomes of one request")                   \
     X(REFUSED_HAD_EFFECT, "refused_had_effect", "refused with 4xx, but an outcome came")        \
     X(WRONG_ANSWER, "wrong_answer", "an HTTP answer that this request must not get")            \
+    X(NEVER_LIVE, "never_live", "a live connection that never came about: nothing can be said of what it missed") \
     X(LEAKED, "leaked_frame", "a frame for another room or user")                              \
     X(BAD_FRAME, "bad_frame", "a message that is not of the documented form")
 #define LOAD_VIOLATION_ENUM(name, key, text) LOAD_V_##name,
@@ -111,7 +112,9 @@ struct load_report {
     int64_t violations[LOAD_V_COUNT];
     char examples[LOAD_EXAMPLES][160];
     int example_count;
-    int64_t send_us, drain_us, cpu_us; /* time spent sending; from then to the last outcome; processor time of this process */
+    /* From the start to the last send, with what was queued or in doubt; from then to the last outcome; processor time of this
+     * process. */
+    int64_t send_us, drain_us, cpu_us;
     struct gf_hist answer, sender, screen;
 };
 void load_count_name(struct load_name names[LOAD_NAMES], const char *text, size_t len);

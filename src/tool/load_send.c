@@ -125,6 +125,8 @@ static void send_row(struct load_sender *sender, uint32_t row)
 
         sender->conn = gf_http_conn_create(load->loop, to->host, to->port, TIMEOUT_MS);
     }
+    if (request->kind < LOAD_ASK)
+        load->report.send_us = now_us - load->start_us; /* also during the drain: a server that falls behind is not as fast as planned */
     if (request->attempts++ == 0) {
         request->sent_us = now_us;
         load->report.sent += request->kind < LOAD_ASK;

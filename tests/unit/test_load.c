@@ -32,6 +32,8 @@ enum fault {
     FIRST_503,           /* then 202 under the same key */
     DROP_CONNECTIONS,    /* live connections are cut and come back; no fault of the books */
     REJECT,              /* 5557 to the sender alone: an outcome like another */
+    HOLD_ANSWERS,        /* of the first gift of each sender, until sending is over; no fault of the books */
+    NO_SCREENS,          /* nobody may enter: all is settled and nobody sees it */
 };
 
 #define FAULTY 10 /* the gift that meets the fault */
@@ -53,6 +55,9 @@ struct fake {
     int gifts_of[USERS + 1];
     struct gf_uuid doubted; /* FIRST_503: the key that must come again */
     bool doubt_resolved;
+    struct gf_http_req *held[SENDERS]; /* HOLD_ANSWERS */
+    int held_count, refused;
+    int64_t released_us;
 };
 
 static char folder[] = "/tmp/gf-load-XXXXXX";
@@ -142,6 +147,8 @@ static void show_faulty(struct fake *fake, const struct gf_uuid *id, int64_t roo
     case SECOND_SETTLEMENT:
     case SETTLE_REFUSED:
     case FIRST_503:
+    case HOLD_ANSWERS:
+    case NO_SCREENS:
         break;
     }
     show_outcome(fake, id, room, user, 5556, offset, true);
@@ -186,6 +193,8 @@ static void on_gift(struct fake *fake, struct gf_http_req *req)
         show_faulty(fake, &id, room, user); /* before the answer: a frame may be faster */
     if (faulty && fake->fault == SETTLE_REFUSED)
         respond(req, 402, "{\"type\":\"about:blank\",\"code\":\"insufficient_balance\"}");
+    else if (fake->fault == HOLD_ANSWERS && fake->gifts <= SENDERS)
+        fake->held[fake->held_count++] = req;
     else
         respond(req, 202, "{\"status\":\"accepted\"}");
     if (!faulty)
@@ -211,6 +220,11 @@ static bool on_upgrade(struct gf_http_req *req, void *ctx)
     int64_t user = user_of(fake, after(gf_http_header(req, "sec-websocket-protocol", NULL), "giftflow.v1, bearer."));
     int i = 0;
 
+    if (fake->fault == NO_SCREENS) {
+        fake->refused++;
+        respond(req, 503, "{\"code\":\"unavailable\"}");
+        return true;
+    }
     while (i < CLIENTS && fake->clients[i].ws)
         i++;
     assert_true(i < CLIENTS);
@@ -268,8 +282,19 @@ static void stop_fake(struct fake **fake)
 
 struct watched {
     struct load *load;
-    const struct fake *fake;
+    struct fake *fake;
 };
+
+/* HOLD_ANSWERS: what is queued behind these leaves during the drain. */
+static void release_held(struct fake *fake)
+{
+    if (fake->held_count == 0)
+        return;
+    fake->released_us = gf_clock_mono_us();
+    for (int i = 0; i < fake->held_count; i++)
+        respond(fake->held[i], 202, "{\"status\":\"accepted\"}");
+    fake->held_count = 0;
+}
 
 /* Ends the drain when all is seen that the fake has sent and every client is back: nothing more can come, however slow the
  * machine is. */
@@ -277,8 +302,13 @@ static void look_at_drain(void *ctx)
 {
     const struct watched *watched = ctx;
     struct load *load = watched->load;
+    uint32_t open_count = watched->fake->fault == NO_SCREENS ? 0 : load->client_count;
 
-    if (load->phase == LOAD_DRAINING && load->busy == 0 && load->open_count == load->client_count &&
+    if (load->phase == LOAD_OPENING && watched->fake->refused >= (int)load->client_count)
+        load->phase_us = 0; /* it has tried for long enough */
+    if (load->phase == LOAD_DRAINING)
+        release_held(watched->fake);
+    if (load->phase == LOAD_DRAINING && load->busy == 0 && load->open_count == open_count &&
         load->report.frames + load->report.repeats == watched->fake->frames_sent)
         load->opts.drain_s = 0;
 }
@@ -308,6 +338,8 @@ static struct load_report *run(enum fault fault, bool closed_loop)
     gf_timer_close(&timer);
     assert_int_equal(watched.load->opts.gift_count, 2); /* learnt from GET /v1/gifts */
     assert_true(fault != FIRST_503 || fake->doubt_resolved);
+    if (fault == HOLD_ANSWERS) /* it has sent what was queued no earlier than that */
+        assert_true(watched.load->report.send_us >= fake->released_us - watched.load->start_us);
     for (int user = 1; closed_loop && user <= SENDERS; user++)
         assert_true(fake->gifts_of[user] >= 10);
     *report = watched.load->report;
@@ -451,6 +483,27 @@ static void a_frame_missed_while_disconnected_is_asked_for(void **state)
     assert_int_equal(report->reconnects, 12);
     assert_true(report->outcome_by_get >= 1);
     assert_int_equal(report->settled + report->outcome_by_get, 200);
+    free(report);
+}
+
+static void what_is_sent_late_counts_for_the_rate(void **state)
+{
+    struct load_report *report = expect(HOLD_ANSWERS, LOAD_V_NO_OUTCOME, 0);
+
+    (void)state;
+    assert_int_equal(report->accepted, 200);
+    assert_int_equal(report->sent, 200);
+    free(report);
+}
+
+static void screens_that_nobody_could_open_are_violations(void **state)
+{
+    struct load_report *report = expect(NO_SCREENS, LOAD_V_NEVER_LIVE, 12);
+
+    (void)state;
+    assert_int_equal(report->accepted, 200);
+    assert_int_equal(report->outcome_by_get, 200);
+    assert_int_equal(report->frames, 0);
     free(report);
 }
 
@@ -663,6 +716,8 @@ int main(void)
         cmocka_unit_test(a_message_that_does_not_parse_is_a_violation),
         cmocka_unit_test(a_503_is_repeated_with_the_same_key),
         cmocka_unit_test(a_frame_missed_while_disconnected_is_asked_for),
+        cmocka_unit_test(what_is_sent_late_counts_for_the_rate),
+        cmocka_unit_test(screens_that_nobody_could_open_are_violations),
         cmocka_unit_test(a_rejection_is_an_outcome),
     };
 
