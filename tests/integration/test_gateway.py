@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -516,13 +517,17 @@ def test_a_gateway_that_was_frozen_has_missed_nothing(make_stack, redis):
 
 
 class Cable:
-    """Between a router and a gateway. While `loses` is set, what the router says is gone, as on a way that has broken and told nobody."""
+    """Between a router and a gateway. What the router says on connections that were there at a cut() is gone, as on a way that has broken and told
+    nobody; new ones are good."""
 
     def __init__(self):
-        self.target, self.loses = None, False
+        self.target, self._count, self._cut = None, 0, 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self):
+        self._cut = self._count
 
     def _accept(self):
         while True:
@@ -532,36 +537,53 @@ class Cable:
             except (OSError, TypeError):  # not there yet
                 router.close()
                 continue
-            threading.Thread(target=self._carry, args=(router, gateway, lambda: self.loses), daemon=True).start()
-            threading.Thread(target=self._carry, args=(gateway, router, lambda: False), daemon=True).start()
+            self._count += 1
+            for carry in ((router, gateway, self._count), (gateway, router, sys.maxsize)):
+                threading.Thread(target=self._carry, args=carry, daemon=True).start()
 
-    def _carry(self, source, sink, loses):
+    def _carry(self, source, sink, number):
         try:
             while data := source.recv(65536):
-                if not loses():
+                if number > self._cut:
                     sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass
 
 
-def test_a_router_that_drains_leaves_what_it_is_owed_to_the_next_one(make_stack):
+@pytest.fixture
+def cabled(make_stack):
     cable = Cable()
-    settings = {"gateway.ping": "10m", "gateway.link_advertise": cable.address}
+    settings = {"gateway.ping": "10m", "router.ack_timeout": "5s", "gateway.link_advertise": cable.address}
     stack = make_stack(roles={**ALONE, "gateway": 0}, settings=settings, gifts=False)
     stack.start("gateway-1", wait=False)
     ports = dict(line.split() for line in (stack.dir / "ports").read_text().splitlines())
     cable.target = ("127.0.0.1", int(ports["gateway-1.link_port"]))
     wait_until(lambda: stack.is_ready("gateway-1"), 60, "the router has found the gateway")
+    return stack, cable
+
+
+def test_what_a_broken_link_has_lost_is_sent_again(cabled):
+    stack, cable = cabled
     room = stack.new_id()
     with stack.ws(1, room) as client:
         known(stack, (client, room))
-        cable.loses = True
+        cable.cut()
+        owed = notice(5556, room, 1)
+        publish(stack, owed)
+        came(client, owed)
+
+
+def test_a_router_that_drains_leaves_what_it_is_owed_to_the_next_one(cabled):
+    stack, cable = cabled
+    room = stack.new_id()
+    with stack.ws(1, room) as client:
+        known(stack, (client, room))
+        cable.cut()
         before, owed = stack.metrics("router-1")["giftflow_router_notices_total"], notice(5556, room, 1)
         publish(stack, owed)
         wait_until(lambda: stack.metrics("router-1")["giftflow_router_notices_total"] > before, 60, "the router has it")
         stack.stop("router-1")  # it waits for the acknowledgement, and gives it up
-        cable.loses = False
         stack.start("router-1")
         came(client, owed)
 
