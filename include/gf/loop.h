@@ -19,6 +19,8 @@ void gf_loop_stop(struct gf_loop *loop);
 void gf_loop_on_turn(struct gf_loop *loop, gf_loop_fn on_turn, void *ctx);
 /* SIGTERM and SIGINT: first one calls on_drain, a second one exits the process with status 1. SIGPIPE is ignored. */
 void gf_loop_on_signal(struct gf_loop *loop, gf_loop_fn on_drain, void *ctx);
+/* Of the process: room for so many sockets and some more, as far as the hard limit allows. The usual soft limit is 1024. */
+void gf_loop_allow_sockets(int64_t count);
 
 struct gf_timer *gf_timer_start(struct gf_loop *loop, int64_t first_ms, int64_t repeat_ms, gf_loop_fn on_timer, void *ctx);
 void gf_timer_reset(struct gf_timer *timer, int64_t first_ms, int64_t repeat_ms); /* also re-arms a finished one-shot */

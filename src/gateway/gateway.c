@@ -8,7 +8,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/resource.h>
 
 #include "gf/clock.h"
 #include "gf/log.h"
@@ -20,7 +19,6 @@
 #define DRAIN_STEP_MS 20
 #define FIRST_ROUTER_MS 15000
 #define LOOK_MARGIN_MS 500
-#define OTHER_DESCRIPTORS 1000 /* routers, Redis, requests that are no WebSockets */
 
 static void on_change(void *ctx, int64_t room_id, bool opened)
 {
@@ -170,20 +168,6 @@ static void stop(struct gateway *gateway)
     hub_free(&gateway->hub);
 }
 
-/* One descriptor for each client; the usual soft limit is 1024. */
-static void raise_descriptor_limit(const struct gf_config *config)
-{
-    rlim_t wanted = (rlim_t)config->gateway_connections_max + OTHER_DESCRIPTORS;
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
-        gf_log(GF_WARN, "descriptors_limited", "limit=%llu wanted=%llu", (unsigned long long)limit.rlim_cur,
-               (unsigned long long)wanted);
-}
-
 static int run(const struct gf_config *config, int argc, char **argv)
 {
     static struct gateway gateway; /* one per process */
@@ -202,7 +186,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     gateway.announce.config = config;
     gateway.started_ms = gf_clock_mono_ms();
     make_id(gateway.id);
-    raise_descriptor_limit(config);
+    gf_loop_allow_sockets(config->gateway_connections_max);
     live_setup(&gateway);
     if (start(&gateway, &error) == GF_OK) {
         gf_loop_run(gateway.loop);

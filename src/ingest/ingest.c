@@ -232,6 +232,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     snprintf(ingest->catalogue_topic, sizeof(ingest->catalogue_topic), "%.100s.catalogue", config->kafka_prefix);
     gf_buf_init(&ingest->scratch, 2 * GF_COMMAND_MAX);
     ingest->loop = gf_loop_create();
+    gf_loop_allow_sockets(config->ingest_connections_max);
     if (start(ingest, &error) == GF_OK) {
         gf_loop_on_signal(ingest->loop, on_drain, role);
         gf_loop_run(ingest->loop);

@@ -7,17 +7,20 @@ Where a test needs a frame that settlement would not make, it writes the notice 
 import itertools
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from conftest import running
-from stack import Stack, jwt, wait_until
+from stack import ROOT, Stack, jwt, wait_until
 from ws_client import BINARY, PING, Closed, HandshakeError, WsClient
 
 NOTICES = "giftflow.notices"
@@ -446,6 +449,19 @@ def test_without_redis_frames_still_arrive_and_the_entry_comes_back(live):
     rooms = [json.loads(live.redis("GET", key))["rooms"] for key in keys]
     assert any(room in r for r in rooms), rooms
     client.close()
+
+
+@pytest.mark.parametrize("role, wanted", [("ingest-1", 10_000), ("gateway-1", 60_000)])
+def test_a_process_asks_for_as_many_descriptors_as_it_takes_clients(live, role, wanted):
+    def limits():
+        text = Path(f"/proc/{live.pid(role)}/limits").read_text()
+        return [int(word) for word in re.search(r"Max open files +(\d+) +(\d+)", text).groups()]
+
+    live.stop(role)
+    subprocess.run(["prlimit", "--nofile=512:", ROOT / "dev", "start", role, "--dir", live.dir], env=live.environ, check=True, timeout=400)
+    live._read_env()
+    soft, hard = limits()
+    assert soft >= min(hard, wanted), (soft, hard)
 
 
 # -- links that break; each on a stack of its own, with little patience

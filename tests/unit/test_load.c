@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "gf/clock.h"
@@ -393,6 +394,22 @@ static void the_closed_loop_keeps_each_sender_busy(void **state)
     free(report);
 }
 
+/* Else a large run would have fewer screens than it says. */
+static void the_harness_asks_for_room_for_its_sockets(void **state)
+{
+    struct rlimit old, low, now;
+
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+    low = (struct rlimit){.rlim_cur = 256, .rlim_max = old.rlim_max};
+    assert_true(old.rlim_max > 1000);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    free(run(NONE, false));
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &now), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+    assert_true(now.rlim_cur > 1000);
+}
+
 static void a_lost_frame_is_a_violation(void **state)
 {
     struct load_report *report = expect(LOSE_FRAME, LOAD_V_NO_FRAME, 1);
@@ -705,6 +722,7 @@ int main(void)
         cmocka_unit_test(options_are_checked),
         cmocka_unit_test(a_faithful_stack_passes),
         cmocka_unit_test(the_closed_loop_keeps_each_sender_busy),
+        cmocka_unit_test(the_harness_asks_for_room_for_its_sockets),
         cmocka_unit_test(a_lost_frame_is_a_violation),
         cmocka_unit_test(a_lost_outcome_is_a_violation),
         cmocka_unit_test(a_repeat_with_the_same_id_is_none),

@@ -5,10 +5,14 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 
+#include "gf/log.h"
+
 #define TURN_HOOKS_MAX 8
+#define OTHER_DESCRIPTORS 1000 /* servers, other roles, connections that are being refused */
 
 struct hook {
     gf_loop_fn run;
@@ -48,6 +52,19 @@ static void on_prepare(uv_prepare_t *prepare)
 
     for (int i = 0; i < loop->turn_count; i++)
         loop->turn[i].run(loop->turn[i].ctx);
+}
+
+void gf_loop_allow_sockets(int64_t count)
+{
+    rlim_t wanted = (rlim_t)count + OTHER_DESCRIPTORS;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
+        gf_log(GF_WARN, "descriptors_limited", "limit=%llu wanted=%llu", (unsigned long long)limit.rlim_cur,
+               (unsigned long long)wanted);
 }
 
 struct gf_loop *gf_loop_create(void)
