@@ -22,9 +22,19 @@ static struct gf_redis_arg text_arg(const char *text)
     return (struct gf_redis_arg){text, strlen(text)};
 }
 
+/* A grant that is missing, say, or a key of another type: routers do not find this gateway, and nothing else would tell. */
+static void on_answer(void *ctx, const struct gf_reply *reply)
+{
+    const struct announce *announce = ctx;
+
+    if (reply != NULL && gf_reply_type(reply) == GF_REPLY_ERROR)
+        gf_log(GF_WARN, "announce_refused", "key=%s index=%s error=\"%s\"", announce->key, announce->index_key,
+               gf_reply_text(reply, NULL));
+}
+
 static void send(struct announce *announce, const struct gf_redis_arg *args, size_t count)
 {
-    if (gf_redis_command(announce->redis, args, count, NULL, NULL) != GF_OK)
+    if (gf_redis_command(announce->redis, args, count, on_answer, announce) != GF_OK)
         announce->changed = true; /* not connected: on_up announces again */
 }
 

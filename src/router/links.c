@@ -298,8 +298,10 @@ static void on_members(void *ctx, const struct gf_reply *reply)
     size_t count;
 
     links->looking = false;
+    if (reply != NULL && gf_reply_type(reply) == GF_REPLY_ERROR)
+        gf_log(GF_WARN, "gateways_not_read", "key=%s error=\"%s\"", links->index_key, gf_reply_text(reply, NULL));
     if (reply == NULL || gf_reply_type(reply) != GF_REPLY_ARRAY)
-        return; /* Redis is away, or answers nonsense: what we know stays */
+        return; /* Redis is away, or refuses: what we know stays */
     for (struct link *link = links->all; link != NULL; link = link->next)
         link->listed = false;
     count = gf_reply_count(reply);

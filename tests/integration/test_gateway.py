@@ -451,6 +451,15 @@ def test_without_redis_frames_still_arrive_and_the_entry_comes_back(live):
     client.close()
 
 
+def test_an_announcement_that_redis_refuses_is_told(live):
+    live.redis("DEL", "gf1:gws")
+    live.redis("SET", "gf1:gws", "no set")
+    wait_until(lambda: "event=announce_refused" in live.log_text("gateway-1") and "WRONGTYPE" in live.log_text("gateway-1"), 60, "the gateway tells")
+    wait_until(lambda: "event=gateways_not_read" in live.log_text("router-1"), 60, "the router tells")
+    live.redis("DEL", "gf1:gws")
+    wait_until(lambda: live.redis("ZCARD", "gf1:gws") == "2", 60, "both gateways announced again")
+
+
 @pytest.mark.parametrize("role, wanted", [("ingest-1", 10_000), ("gateway-1", 60_000)])
 def test_a_process_asks_for_as_many_descriptors_as_it_takes_clients(live, role, wanted):
     def limits():
