@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* GET /v1/live?room=&since=&user_since=: who may enter, and what a client's life is.
- * Order of checks: 404 path, 400 room and resume points, 403 origin, 401 token, 503 full or draining, then the handshake
- * itself (400/426 by gf_ws_accept). The token travels as a second sub-protocol, `bearer.<jwt>`, because browsers cannot set
+ * Other paths are the page's. Order of checks: 400 room and resume points, 403 origin, 401 token, 503 full or draining, then
+ * the handshake itself (400/426 by gf_ws_accept). The token travels as a second sub-protocol, `bearer.<jwt>`, because browsers cannot set
  * headers on a WebSocket and a token in the URL would be in every log; the answer names giftflow.v1 only.
  * Clients have nothing to say: any JSON text is ignored (an application's keep-alive, say), other text closes with 1007. */
 #include "gateway.h"
@@ -130,8 +130,6 @@ static bool may_enter(struct gateway *gateway, struct gf_http_req *req, struct e
 {
     struct gf_error error;
 
-    if (!gf_slice_is(gf_http_path(req), "/v1/live"))
-        return refuse(req, 404, "not_found", "WebSockets are at /v1/live");
     if (!read_query(req, entry))
         return refuse(req, 400, "malformed", "room must be 1..2^53-1, since and user_since are seqs of frames");
     if (!origin_allowed(gateway, req))
@@ -166,6 +164,8 @@ bool live_on_upgrade(struct gf_http_req *req, void *ctx)
     struct hub_client *client;
     struct gf_ws *ws;
 
+    if (!gf_slice_is(gf_http_path(req), "/v1/live"))
+        return false; /* an offer may be ignored, of HTTP/2 say */
     if (!may_enter(gateway, req, &entry))
         return true;
     ws = gf_ws_accept(req, PROTOCOL, &gateway->ws_handler);

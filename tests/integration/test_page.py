@@ -22,6 +22,12 @@ def test_the_gateway_serves_the_page(stack):
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text, "nothing is loaded from elsewhere"
 
 
+def test_who_offers_http2_gets_the_page_too(stack):
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAoAAAAAIAAAAA"}
+    status, _, text = stack.http("GET", "/", headers=offer, base=page_origin(stack))
+    assert status == 200 and text.startswith("<!doctype html>")
+
+
 def test_the_page_may_send_a_gift(stack):
     origin = page_origin(stack)
     status, headers, _ = preflight(stack, origin)
