@@ -2,7 +2,8 @@
 #pragma once
 /* Configuration: one table. Every key is declared once below with its type, default (as text), bounds and help; the
  * struct, the INI parser, the environment overrides (GIFTFLOW_<SECTION>_<KEY>) and the reference all come from it.
- * Precedence: environment, then file, then default. An unknown key is an error with its line number.
+ * Precedence: environment, then file, then default. An unknown key is an error with its line number. A line is '[section]',
+ * 'key = value' or, behind ';' or '#', a comment; " ;" begins one behind a value too. Blanks around all of them mean nothing.
  * Types: INT, BOOL (yes/no), MS (250ms, 5s, 2m, 1h), BYTES (512, 16KiB, 1MiB), TEXT (fixed array).
  * Read-only after gf_config_load; shared by all threads. */
 #include "gf/base.h"

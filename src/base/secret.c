@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Secrets come from files only. Here and not beside the parser, so that adapters need no INI library. See gf/config.h. */
+/* Secrets come from files only. Here and not beside the parser, so that adapters need no configuration file. See gf/config.h. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

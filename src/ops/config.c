@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The configuration table made real: defaults, INI file (inih), environment, reference. See gf/config.h. */
+/* The configuration table made real: defaults, INI file, environment, reference. See gf/config.h. */
 #include "gf/config.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
-#include <ini.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gf/num.h"
+
+#define LINE_SIZE 2048 /* the longest value is a quarter of it */
+#define SECTION_SIZE 32
+#define WHY_SIZE 200
+#define BLANKS " \t\r\n"
 
 enum type { TYPE_INT, TYPE_BOOL, TYPE_MS, TYPE_BYTES, TYPE_TEXT };
 
@@ -65,14 +69,14 @@ static bool parse_number(const struct key *key, const char *text, int64_t *value
 }
 
 /* Writes what is wrong into why (it then names no place: the caller knows file or variable). */
-static bool set_key(struct gf_config *config, const struct key *key, const char *text, char *why, size_t size)
+static bool set_key(struct gf_config *config, const struct key *key, const char *text, char why[WHY_SIZE])
 {
     char *field = (char *)config + key->at;
     int64_t value;
 
     if (key->type == TYPE_TEXT) {
         if ((int64_t)strlen(text) < key->min || (int64_t)strlen(text) > key->max) {
-            snprintf(why, size, "%s.%s must have %lld..%lld characters", key->section, key->name, (long long)key->min,
+            snprintf(why, WHY_SIZE, "%s.%s must have %lld..%lld characters", key->section, key->name, (long long)key->min,
                      (long long)key->max);
             return false;
         }
@@ -80,11 +84,11 @@ static bool set_key(struct gf_config *config, const struct key *key, const char 
         return true;
     }
     if (!parse_number(key, text, &value)) {
-        snprintf(why, size, "%s.%s: '%.60s' is not a %s", key->section, key->name, text, type_names[key->type]);
+        snprintf(why, WHY_SIZE, "%s.%s: '%.60s' is not a %s", key->section, key->name, text, type_names[key->type]);
         return false;
     }
     if (value < key->min || value > key->max) {
-        snprintf(why, size, "%s.%s: %.60s is out of range (%lld..%lld%s)", key->section, key->name, text,
+        snprintf(why, WHY_SIZE, "%s.%s: %.60s is out of range (%lld..%lld%s)", key->section, key->name, text,
                  (long long)key->min, (long long)key->max, key->type == TYPE_MS ? " ms" : "");
         return false;
     }
@@ -127,37 +131,93 @@ static const struct key *nearest_key(const char *section, const char *name)
     return best;
 }
 
-struct file_reader {
-    struct gf_config *config;
-    char why[200];
-};
-
-static int on_ini(void *user, const char *section, const char *name, const char *value)
+static bool set_named(struct gf_config *config, const char *section, const char *name, const char *value, char why[WHY_SIZE])
 {
-    struct file_reader *reader = user;
     const struct key *key = find_key(section, name);
     const struct key *near;
 
-    if (reader->why[0] != '\0')
-        return 0; /* the first error is the one to show */
     if (key != NULL)
-        return set_key(reader->config, key, value, reader->why, sizeof(reader->why)) ? 1 : 0;
+        return set_key(config, key, value, why);
     near = nearest_key(section, name);
-    snprintf(reader->why, sizeof(reader->why), "unknown key %.60s.%.60s%s%s%s", section, name,
-             near ? " (did you mean " : "", near ? near->name : "", near ? "?)" : "");
-    return 0;
+    snprintf(why, WHY_SIZE, "unknown key %.60s.%.60s%s%s%s", section, name, near ? " (did you mean " : "", near ? near->name : "",
+             near ? "?)" : "");
+    return false;
+}
+
+static char *trim(char *text)
+{
+    size_t len;
+
+    text += strspn(text, BLANKS);
+    len = strlen(text);
+    while (len > 0 && strchr(BLANKS, text[len - 1]) != NULL)
+        text[--len] = '\0';
+    return text;
+}
+
+/* Behind a blank a ';' begins a comment, within a word it does not. */
+static void cut_comment(char *text)
+{
+    for (char *at = text; (at = strchr(at, ';')) != NULL; at++)
+        if (at == text || strchr(BLANKS, at[-1]) != NULL) {
+            *at = '\0';
+            return;
+        }
+}
+
+/* One line is one thing, however it is indented: nothing goes on in the next one. */
+static bool take_line(struct gf_config *config, char section[SECTION_SIZE], char *line, char why[WHY_SIZE])
+{
+    char *text = trim(line), *equals;
+
+    cut_comment(text);
+    text = trim(text);
+    if (text[0] == '\0' || text[0] == '#')
+        return true;
+    if (text[0] == '[') {
+        size_t len = strcspn(++text, "]");
+
+        if (text[len] == ']' && text[len + 1] == '\0' && len < SECTION_SIZE) {
+            text[len] = '\0';
+            gf_copy(section, SECTION_SIZE, text);
+            return true;
+        }
+    } else if ((equals = strchr(text, '=')) != NULL) {
+        *equals = '\0';
+        return set_named(config, section, trim(text), trim(equals + 1), why);
+    }
+    snprintf(why, WHY_SIZE, "neither '[section]' nor 'key = value'");
+    return false;
+}
+
+static enum gf_class read_lines(struct gf_config *config, FILE *file, const char *path, struct gf_error *error_r)
+{
+    static const char byte_order_mark[] = "\xef\xbb\xbf";
+    char line[LINE_SIZE], section[SECTION_SIZE] = "", why[WHY_SIZE];
+
+    for (int number = 1; fgets(line, sizeof(line), file) != NULL; number++) {
+        bool marked = number == 1 && strncmp(line, byte_order_mark, sizeof(byte_order_mark) - 1) == 0;
+
+        if (strlen(line) == sizeof(line) - 1 && line[sizeof(line) - 2] != '\n')
+            return gf_fail(error_r, GF_REJECT, 0, "%s:%d: longer than %zu characters", path, number, sizeof(line) - 2);
+        if (!take_line(config, section, line + (marked ? sizeof(byte_order_mark) - 1 : 0), why))
+            return gf_fail(error_r, GF_REJECT, 0, "%s:%d: %s", path, number, why);
+    }
+    if (ferror(file)) /* a directory can be opened, for one */
+        return gf_fail(error_r, GF_REJECT, errno, "%s: cannot be read: %s", path, strerror(errno));
+    return GF_OK;
 }
 
 static enum gf_class load_file(struct gf_config *config, const char *path, struct gf_error *error_r)
 {
-    struct file_reader reader = {.config = config, .why = ""};
-    int line = ini_parse(path, on_ini, &reader);
+    FILE *file = fopen(path, "re");
+    enum gf_class class;
 
-    if (line < 0)
+    if (file == NULL)
         return gf_fail(error_r, GF_REJECT, errno, "%s: cannot be read: %s", path, strerror(errno));
-    if (line > 0)
-        return gf_fail(error_r, GF_REJECT, 0, "%s:%d: %s", path, line, reader.why[0] ? reader.why : "not 'key = value'");
-    return GF_OK;
+    class = read_lines(config, file, path, error_r);
+    (void)fclose(file); /* read only: nothing to lose */
+    return class;
 }
 
 static void env_name(const struct key *key, char *name, size_t size)
@@ -171,14 +231,14 @@ static void env_name(const struct key *key, char *name, size_t size)
 
 static enum gf_class load_environment(struct gf_config *config, struct gf_error *error_r)
 {
-    char name[128], why[200];
+    char name[128], why[WHY_SIZE];
 
     for (size_t i = 0; i < GF_COUNT(keys); i++) {
         const char *text;
 
         env_name(&keys[i], name, sizeof(name));
         text = getenv(name);
-        if (text != NULL && !set_key(config, &keys[i], text, why, sizeof(why)))
+        if (text != NULL && !set_key(config, &keys[i], text, why))
             return gf_fail(error_r, GF_REJECT, 0, "environment %s: %s", name, why);
     }
     return GF_OK;
@@ -215,12 +275,12 @@ static enum gf_class check(const struct gf_config *config, struct gf_error *erro
 
 enum gf_class gf_config_load(struct gf_config *config, const char *path, struct gf_error *error_r)
 {
-    char why[200];
+    char why[WHY_SIZE];
     enum gf_class class = GF_OK;
 
     memset(config, 0, sizeof(*config));
     for (size_t i = 0; i < GF_COUNT(keys); i++)
-        GF_ASSERT(set_key(config, &keys[i], keys[i].def, why, sizeof(why)));
+        GF_ASSERT(set_key(config, &keys[i], keys[i].def, why));
     if (path != NULL && path[0] != '\0')
         class = load_file(config, path, error_r);
     if (class == GF_OK)

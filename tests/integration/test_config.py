@@ -45,6 +45,10 @@ def test_the_defaults_are_a_valid_file_and_the_same_as_no_file(tmp_path):
         ("[settle]\nretry_max = 30\n", ("2", "retry_max")),
         ("lanes = 2\n", ("1", "lanes")),
         ("[router]\nbatch = 20000\n", ("2", "batch")),  # of the longest notices, more than a link holds unsent
+        ("[mysql]\nhost = a\n  prot = 3306\n", ("3", "unknown key mysql.prot")),  # not more of the host, though it is indented
+        ("[mysql]\nhost = a\n\tthe second line of it\n", ("3", "key = value")),
+        ("[mysql\nhost = a\n", ("1", "[section]")),
+        ("[mysql] host = a\n", ("1", "[section]")),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, text, words):
@@ -53,6 +57,32 @@ def test_a_wrong_line_is_named(tmp_path, text, words):
     status, _, error = config("check", "--config", path)
     assert status == 2
     assert "wrong.conf" in error and all(word in error for word in words), error
+
+
+def test_a_file_may_be_indented_have_long_lines_and_come_from_anywhere(tmp_path):
+    """What is read is seen by a second key that is wrong: its line and its value are named."""
+    path = tmp_path / "good.conf"
+    brokers = ",".join(f"kafka-{n}.streaming.svc.cluster.example:9092" for n in range(11))
+    assert 450 < len(brokers) < 500
+    text = f"\ufeff[kafka]\r\n  brokers = {brokers} ; {'why ' * 100}\r\n[settle]\r\n  lanes = 2\r\n\tretry_max=5s ; not ten\r\n# end"
+    path.write_text(text, newline="")
+    assert config("check", "--config", path) == (0, "the configuration is valid\n", "")
+    path.write_text(text.replace("5s", "5h"), newline="")
+    status, _, error = config("check", "--config", path)
+    assert status == 2 and f"{path}:5: settle.retry_max: 5h is out of range" in error, error
+
+
+def test_a_line_that_is_too_long_is_named(tmp_path):
+    path = tmp_path / "wrong.conf"
+    path.write_text(f"[log]\n; fine\nlevel = info ; {'x' * 5000}\n")
+    status, _, error = config("check", "--config", path)
+    assert status == 2 and f"{path}:3: longer than" in error, error
+
+
+def test_a_directory_is_no_configuration(tmp_path):
+    """A container whose mounted file is missing finds an empty directory there; the defaults are not what was meant."""
+    status, _, error = config("check", "--config", tmp_path)
+    assert status == 2 and f"{tmp_path}: cannot be read: Is a directory" in error, error
 
 
 def test_the_environment_overrides_the_file(tmp_path):

@@ -79,7 +79,7 @@ ROLES = ("ingest", "settle", "router", "gateway", "shared", "sweep", "tool")
 VENDOR = {
     "uv.h": r"src/adapter/", "mysql.h": r"src/adapter/mysql/", "hiredis": r"src/adapter/redis/",
     "rdkafka.h": r"src/adapter/kafka/", "openssl/": r"src/adapter/crypto/", "jwt.h": r"src/adapter/crypto/",
-    "llhttp.h": r"src/adapter/http/", "wslay": r"src/adapter/ws/", "jansson.h": r"src/(wire|adapter/crypto)/", "ini.h": r"src/ops/",
+    "llhttp.h": r"src/adapter/http/", "wslay": r"src/adapter/ws/", "jansson.h": r"src/(wire|adapter/crypto)/",
 }
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
 
