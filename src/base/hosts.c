@@ -95,18 +95,25 @@ static bool starts(const char *text, size_t len, const char *with)
     return len >= strlen(with) && memcmp(text, with, strlen(with)) == 0;
 }
 
-static enum gf_class parse_redis_tcp(const char *text, size_t len, struct gf_host *host_r, struct gf_error *error_r)
+static enum gf_class parse_redis(const char *url, size_t len, struct gf_host *host_r, struct gf_error *error_r)
 {
-    const char *path = memchr(text, '/', len);
+    int shown = len < 60 ? (int)len : 60;
+    const char *path;
 
-    if (memchr(text, '@', len) != NULL)
+    if (starts(url, len, "unix:///") && parse_one(url + 7, len - 7, 0, host_r))
+        return GF_OK;
+    if (memchr(url, '@', len) != NULL) /* and no word of it into the log */
         return gf_fail(error_r, GF_REJECT, 0, "redis.url: no password in the address, use redis.password_file");
-    if (path != NULL && path + 1 < text + len)
-        return gf_fail(error_r, GF_REJECT, 0, "redis.url: nothing may stand behind the port (databases have no number here)");
+    if (!starts(url, len, "redis://"))
+        return gf_fail(error_r, GF_REJECT, 0, "redis.url: redis://host:port or unix:///path is wanted, not '%.*s'", shown, url);
+    path = memchr(url + 8, '/', len - 8);
+    if (path != NULL && path + 1 < url + len)
+        return gf_fail(error_r, GF_REJECT, 0, "redis.url: nothing may stand behind the port in '%.*s' (a database has no number here)",
+                       shown, url);
     if (path != NULL)
         len--;
-    if (len == 0 || !parse_tcp(text, len, REDIS_PORT, host_r))
-        return gf_fail(error_r, GF_REJECT, 0, "redis.url: bad host or port");
+    if (len == 8 || !parse_tcp(url + 8, len - 8, REDIS_PORT, host_r))
+        return gf_fail(error_r, GF_REJECT, 0, "redis.url: bad host or port in '%.*s'", shown, url);
     return GF_OK;
 }
 
@@ -121,9 +128,5 @@ enum gf_class gf_config_redis_host(const struct gf_config *config, int shard, st
     len = strcspn(at, ",");
     while (len > 0 && at[len - 1] == ' ')
         len--;
-    if (starts(at, len, "redis://"))
-        return parse_redis_tcp(at + 8, len - 8, host_r, error_r);
-    if (starts(at, len, "unix:///") && parse_one(at + 7, len - 7, 0, host_r))
-        return GF_OK;
-    return gf_fail(error_r, GF_REJECT, 0, "redis.url: redis://host:port or unix:///path is wanted");
+    return parse_redis(at, len, host_r, error_r);
 }

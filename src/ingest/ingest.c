@@ -118,25 +118,18 @@ static enum gf_class start_ports(struct gf_ingest *ingest, struct gf_error *erro
     return class;
 }
 
-static enum gf_class check_config(struct gf_ingest *ingest, struct gf_error *error_r)
+static enum gf_class read_admin_key(struct gf_ingest *ingest, struct gf_error *error_r)
 {
-    const struct gf_config *config = ingest->config;
+    const char *path = ingest->config->auth_admin_key_file;
 
-    if (config->kafka_message_timeout >= config->ingest_request_timeout ||
-        config->ingest_request_timeout >= config->ingest_lease)
-        return gf_fail(
-            error_r, GF_REJECT, 0,
-            "kafka.message_timeout < ingest.request_timeout < ingest.lease is needed: an unanswered call must "
-            "have an end before its key may be taken over");
-    if (config->auth_admin_key_file[0] == '\0')
+    if (path[0] == '\0')
         return GF_OK;
-    return gf_config_secret(config->auth_admin_key_file, ingest->admin_key, sizeof(ingest->admin_key),
-                            &ingest->admin_key_len, error_r);
+    return gf_config_secret(path, ingest->admin_key, sizeof(ingest->admin_key), &ingest->admin_key_len, error_r);
 }
 
 static enum gf_class start(struct gf_ingest *ingest, struct gf_error *error_r)
 {
-    enum gf_class class = check_config(ingest, error_r);
+    enum gf_class class = read_admin_key(ingest, error_r);
 
     if (class == GF_OK)
         class = gf_jwt_create(ingest->config, &ingest->jwt, error_r);

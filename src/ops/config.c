@@ -14,6 +14,7 @@
 #define LINE_SIZE 2048 /* the longest value is a quarter of it */
 #define SECTION_SIZE 32
 #define WHY_SIZE 200
+#define ALPHANUMERICS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 #define BLANKS " \t\r\n"
 
 enum type { TYPE_INT, TYPE_BOOL, TYPE_MS, TYPE_BYTES, TYPE_TEXT };
@@ -68,6 +69,55 @@ static bool parse_number(const struct key *key, const char *text, int64_t *value
     return false;
 }
 
+/* Texts that are no free choice. */
+static const struct text_rule {
+    const char *section, *name;
+    const char *words;   /* one of them, or NULL */
+    const char *letters; /* of these only, or NULL */
+} text_rules[] = {
+    {"ingest", "redis_down", "accept refuse", NULL},
+    {"kafka", "compression", "none lz4 gzip snappy zstd", NULL},
+    {"kafka", "prefix", NULL, ALPHANUMERICS "._-"},
+    {"log", "level", "debug info warn error", NULL},
+    {"mysql", "database", NULL, ALPHANUMERICS "_"},
+};
+
+static bool is_one_of(const char *text, const char *words)
+{
+    size_t len = strlen(text), word;
+
+    for (; *words != '\0'; words += word + (words[word] == ' ')) {
+        word = strcspn(words, " ");
+        if (word == len && memcmp(words, text, len) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool text_fits(const struct key *key, const char *text, char why[WHY_SIZE])
+{
+    if ((int64_t)strlen(text) < key->min || (int64_t)strlen(text) > key->max) {
+        snprintf(why, WHY_SIZE, "%s.%s must have %lld..%lld characters", key->section, key->name, (long long)key->min,
+                 (long long)key->max);
+        return false;
+    }
+    for (size_t i = 0; i < GF_COUNT(text_rules); i++) {
+        const struct text_rule *rule = &text_rules[i];
+
+        if (strcmp(rule->section, key->section) != 0 || strcmp(rule->name, key->name) != 0)
+            continue;
+        if (rule->words != NULL && !is_one_of(text, rule->words)) {
+            snprintf(why, WHY_SIZE, "%s.%s: '%.40s' is none of: %s", key->section, key->name, text, rule->words);
+            return false;
+        }
+        if (rule->letters != NULL && text[strspn(text, rule->letters)] != '\0') {
+            snprintf(why, WHY_SIZE, "%s.%s: '%.40s' has another character than %s", key->section, key->name, text, rule->letters);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Writes what is wrong into why (it then names no place: the caller knows file or variable). */
 static bool set_key(struct gf_config *config, const struct key *key, const char *text, char why[WHY_SIZE])
 {
@@ -75,11 +125,8 @@ static bool set_key(struct gf_config *config, const struct key *key, const char 
     int64_t value;
 
     if (key->type == TYPE_TEXT) {
-        if ((int64_t)strlen(text) < key->min || (int64_t)strlen(text) > key->max) {
-            snprintf(why, WHY_SIZE, "%s.%s must have %lld..%lld characters", key->section, key->name, (long long)key->min,
-                     (long long)key->max);
+        if (!text_fits(key, text, why))
             return false;
-        }
         gf_copy(field, GF_CONFIG_TEXT_MAX, text);
         return true;
     }
@@ -254,22 +301,51 @@ static bool is_any_address(const char *text)
     return inet_pton(AF_INET6, text, &addr6) == 1 && IN6_IS_ADDR_UNSPECIFIED(&addr6);
 }
 
-/* What no row of the table can say. */
-static enum gf_class check(const struct gf_config *config, struct gf_error *error_r)
+/* "host:port", the host without the brackets that a URL needs around IPv6: behind the last colon is the port. */
+static bool is_host_and_port(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    int64_t port;
+
+    return colon != NULL && colon != text && strpbrk(text, " []/") == NULL &&
+           gf_num_parse_i64(colon + 1, strlen(colon + 1), 1, 65535, &port);
+}
+
+static enum gf_class check_addresses(const struct gf_config *config, struct gf_error *error_r)
 {
     struct gf_host hosts[GF_MYSQL_HOSTS_MAX];
+    const char *advertised = config->gateway_link_advertise;
 
-    if (strcmp(config->ingest_redis_down, "accept") != 0 && strcmp(config->ingest_redis_down, "refuse") != 0)
-        return gf_fail(error_r, GF_REJECT, 0, "ingest.redis_down must be accept or refuse");
     if (gf_config_mysql_hosts(config, hosts) < 0)
         return gf_fail(error_r, GF_REJECT, 0, "mysql.hosts must be 1..%d of host:port or /path, comma-separated",
                        GF_MYSQL_HOSTS_MAX);
     for (int i = 0; i < gf_config_redis_shards(config); i++)
         if (gf_config_redis_host(config, i, &hosts[0], error_r) != GF_OK)
             return GF_REJECT;
-    if (config->gateway_link_advertise[0] == '\0' && is_any_address(config->gateway_link_bind))
+    if (advertised[0] == '\0' && is_any_address(config->gateway_link_bind))
         return gf_fail(error_r, GF_REJECT, 0, "gateway.link_advertise must say how routers reach gateway.link_bind %s",
                        config->gateway_link_bind);
+    if (advertised[0] != '\0' && !is_host_and_port(advertised))
+        return gf_fail(error_r, GF_REJECT, 0, "gateway.link_advertise: '%.60s' is not host:port", advertised);
+    return GF_OK;
+}
+
+/* What no row of the table can say. */
+static enum gf_class check(const struct gf_config *config, struct gf_error *error_r)
+{
+    enum gf_class class = check_addresses(config, error_r);
+
+    if (class != GF_OK)
+        return class;
+    if (config->kafka_min_insync > config->kafka_replication)
+        return gf_fail(error_r, GF_REJECT, 0,
+                       "kafka.min_insync %lld is more than kafka.replication %lld: nothing could be acknowledged",
+                       (long long)config->kafka_min_insync, (long long)config->kafka_replication);
+    if (config->kafka_message_timeout >= config->ingest_request_timeout ||
+        config->ingest_request_timeout >= config->ingest_lease)
+        return gf_fail(error_r, GF_REJECT, 0,
+                       "kafka.message_timeout < ingest.request_timeout < ingest.lease is needed: an unanswered call must "
+                       "have an end before its key may be taken over");
     return GF_OK;
 }
 

@@ -52,14 +52,11 @@ static enum gf_class create_database(struct init *init)
 
 static enum gf_class open_database(struct init *init)
 {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
     const char *name = init->config->mysql_database;
     int64_t wait_ms = init->deadline_ms - gf_clock_mono_ms();
     enum gf_class class;
     int64_t locked = 0;
 
-    if (name[strspn(name, allowed)] != '\0')
-        return gf_fail(&init->error, GF_REJECT, 0, "mysql.database may have letters, digits and _ only");
     class = gf_tool_connect(init->config, wait_ms, &init->sql, &init->error);
     if (class != GF_OK && init->error.native == 1049) { /* unknown database */
         class = create_database(init);

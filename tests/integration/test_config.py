@@ -48,6 +48,11 @@ def test_the_defaults_are_a_valid_file_and_the_same_as_no_file(tmp_path):
         ("[mysql]\nhost = a\n  prot = 3306\n", ("3", "unknown key mysql.prot")),  # not more of the host, though it is indented
         ("[mysql]\nhost = a\n\tthe second line of it\n", ("3", "key = value")),
         ("[mysql\nhost = a\n", ("1", "[section]")),
+        ("[log]\nlevel = loud\n", ("2", "log.level", "loud", "debug info warn error")),
+        ("[kafka]\ncompression = lz5\n", ("2", "kafka.compression", "lz5", "lz4")),
+        ("[kafka]\nprefix = gifts/eu\n", ("2", "kafka.prefix", "gifts/eu")),
+        ("[mysql]\ndatabase = gift-flow\n", ("2", "mysql.database", "gift-flow")),
+        ("[ingest]\n\nredis_down = wait\n", ("3", "ingest.redis_down", "wait", "accept refuse")),
         ("[mysql] host = a\n", ("1", "[section]")),
     ],
 )
@@ -91,6 +96,35 @@ def test_the_environment_overrides_the_file(tmp_path):
     assert config("check", "--config", path, GIFTFLOW_SETTLE_LANES="4")[0] == 0
     status, _, error = config("check", "--config", path, GIFTFLOW_SETTLE_LANES="0")
     assert status == 2 and "SETTLE_LANES" in error.upper().replace(".", "_"), error
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "words"),
+    [
+        ("redis", {"url": "http://redis:6379"}, ("redis.url", "http://redis:6379")),
+        ("redis", {"url": "redis://a:1,,redis://b:1"}, ("redis.url",)),
+        ("redis", {"url": "redis://a:99999"}, ("redis.url", "a:99999")),
+        ("redis", {"url": "redis://[fd00::1:6379"}, ("redis.url", "[fd00::1:6379")),
+        ("redis", {"url": "redis://:secret@redis:6379"}, ("redis.password_file",)),
+        ("redis", {"url": "http://user:secret@redis:6379"}, ("redis.password_file",)),
+        ("redis", {"url": "redis://redis:6379/3"}, ("redis.url", "database")),
+        ("gateway", {"link_advertise": "gateway-1"}, ("gateway.link_advertise", "gateway-1")),
+        ("gateway", {"link_advertise": "[fd00::1]:8082"}, ("gateway.link_advertise", "[fd00::1]:8082")),
+        ("kafka", {"replication": 1, "min_insync": 2}, ("kafka.min_insync", "kafka.replication")),
+        ("kafka", {"message_timeout": "20s"}, ("kafka.message_timeout", "ingest.request_timeout")),
+    ],
+)
+def test_what_cannot_work_is_named_before_anything_starts(tmp_path, section, settings, words):
+    """A process would start with most of these, and be of no use."""
+    path = tmp_path / "wrong.conf"
+    path.write_text(f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
+    status, _, error = config("check", "--config", path)
+    assert status == 2 and all(word in error for word in words) and "secret" not in error, error
+
+
+@pytest.mark.parametrize("url", ["redis://[fd00::1]:6379", "redis://[::1]", "redis://a:1, unix:///run/redis.sock", "redis://a:1/"])
+def test_redis_may_live_in_many_places(url):
+    assert config("check", GIFTFLOW_REDIS_URL=url) == (0, "the configuration is valid\n", "")
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::", "0::0"])
