@@ -25,26 +25,35 @@ static int usage(FILE *out, int status)
     return status;
 }
 
-/* Takes `--config FILE` out of the arguments. */
-static const char *take_config(int *argc, char **argv)
+/* Takes `--config FILE` or `--config=FILE` out of the arguments; false: the file is not named. */
+static bool take_config(int *argc, char **argv, const char **path_r)
 {
-    const char *path = getenv("GIFTFLOW_CONFIG");
+    static const char option[] = "--config";
 
-    for (int i = 1; i + 1 < *argc; i++) {
-        if (strcmp(argv[i], "--config") != 0)
+    *path_r = getenv("GIFTFLOW_CONFIG");
+    for (int i = 1; i < *argc; i++) {
+        const char *rest = argv[i] + sizeof(option) - 1;
+        int taken = 1;
+
+        if (strncmp(argv[i], option, sizeof(option) - 1) != 0 || (rest[0] != '\0' && rest[0] != '='))
             continue;
-        path = argv[i + 1];
-        memmove(&argv[i], &argv[i + 2], (size_t)(*argc - i - 1) * sizeof(argv[0])); /* the final NULL too */
-        *argc -= 2;
+        if (rest[0] == '\0') /* the next argument, or the final NULL */
+            taken = 2;
+        *path_r = taken == 2 ? argv[i + 1] : rest + 1;
+        if (*path_r == NULL || (*path_r)[0] == '\0')
+            return false;
+        memmove(&argv[i], &argv[i + taken], (size_t)(*argc - i - taken + 1) * sizeof(argv[0])); /* the final NULL too */
+        *argc -= taken;
         break;
     }
-    return path;
+    return true;
 }
 
 static int run(const struct gf_role *role, int argc, char **argv)
 {
     static struct gf_config config; /* large; lives as long as the process */
     struct gf_error error;
+    const char *path;
 
     if (argc > 1 && strcmp(argv[1], "--help") == 0) {
         printf("usage: giftflow %s [--config FILE] %s\n\n%s\n", role->name, role->usage ? role->usage : "", role->summary);
@@ -53,9 +62,15 @@ static int run(const struct gf_role *role, int argc, char **argv)
         return 0;
     }
     gf_log_init(role->name, GF_INFO);
+    if (!take_config(&argc, argv, &path)) {
+        fprintf(stderr, "giftflow %s: --config needs a file\n", role->name);
+        return 2;
+    }
+    if (role->usage == NULL && argc > 1) { /* one that is not looked at would be one that was meant */
+        fprintf(stderr, "giftflow %s: unknown argument '%s'\n", role->name, argv[1]);
+        return 2;
+    }
     if (role->needs_config) {
-        const char *path = take_config(&argc, argv);
-
         if (gf_config_load(&config, path, &error) != GF_OK) {
             fprintf(stderr, "giftflow %s: %s\n", role->name, error.text);
             return 2;

@@ -9,7 +9,7 @@
 struct gf_role {
     const char *name;
     const char *summary; /* one line for `giftflow help` */
-    const char *usage;   /* arguments after the name; NULL: none */
+    const char *usage;   /* arguments after the name; NULL: none, main refuses any */
     const char *details; /* more for --help, ends in a line break; NULL: none */
     bool needs_config;   /* load --config FILE (or GIFTFLOW_CONFIG, else defaults) before run */
     int (*run)(const struct gf_config *config, int argc, char **argv); /* argv[0] = role name; --config already removed */

@@ -214,12 +214,8 @@ static int run(const struct gf_config *config, int argc, char **argv)
     struct gf_error error;
     int status = 0;
 
+    (void)argc;
     (void)argv;
-    if (argc > 1) {
-        fprintf(stderr, "giftflow ingest: takes no arguments\n");
-        free(role);
-        return 2;
-    }
     ingest->config = config;
     snprintf(ingest->commands_topic, sizeof(ingest->commands_topic), "%.100s.commands", config->kafka_prefix);
     snprintf(ingest->catalogue_topic, sizeof(ingest->catalogue_topic), "%.100s.catalogue", config->kafka_prefix);

@@ -163,14 +163,11 @@ static int run(const struct gf_config *config, int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "--null-store") == 0) {
         fprintf(stderr, "giftflow settle --null-store: NOTHING IS SETTLED. What is told to Redis and to the notices topic is made up.\n");
         store_null = true;
-        argc--;
-        argv++;
     }
+#else
+    (void)argc;
+    (void)argv;
 #endif
-    if (argc > 1) {
-        fprintf(stderr, "giftflow settle: unknown argument '%s'\n", argv[1]);
-        return 2;
-    }
     settle.loop = gf_loop_create();
     gf_loop_on_signal(settle.loop, on_drain, &settle);
     class = open_shared(&settle, config, &error);
@@ -189,4 +186,11 @@ static int run(const struct gf_config *config, int argc, char **argv)
 }
 
 const struct gf_role gf_role_settle = {
-    .name = "settle", .summary = "batch consumer: settles commands in MySQL", .needs_config = true, .run = run};
+    .name = "settle",
+    .summary = "batch consumer: settles commands in MySQL",
+#ifdef GF_NULL_STORE
+    .usage = "[--null-store]",
+#endif
+    .needs_config = true,
+    .run = run,
+};

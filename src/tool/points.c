@@ -9,9 +9,8 @@
 static int run(const struct gf_config *config, int argc, char **argv)
 {
     (void)config;
+    (void)argc;
     (void)argv;
-    if (argc != 1)
-        return gf_tool_usage("points", "", "takes no arguments");
 #ifdef GF_POINTS
     for (int i = 0;; i++) {
         const char *name, *text;

@@ -141,3 +141,32 @@ def test_a_missing_file_and_a_missing_word_are_refused(tmp_path):
     assert config("check", "--config", tmp_path / "none.conf")[0] == 2
     assert config()[0] == 2
     assert config("what")[0] == 2
+
+
+@pytest.mark.parametrize("role", ["ingest", "settle", "router", "gateway", "sweep"])
+def test_a_role_starts_with_the_configuration_that_was_meant_or_not_at_all(tmp_path, role):
+    """The defaults would be another platform's addresses."""
+    path = tmp_path / "wrong.conf"
+    path.write_text("[nowhere]\nport = 1\n")
+    for args, word in [
+        ([f"--config={path}"], "nowhere"),
+        (["--config", path], "nowhere"),
+        (["--config"], "--config needs a file"),
+        (["--config="], "--config needs a file"),
+        (["--conf", path], "unknown argument '--conf'"),
+        ([path], "unknown argument"),
+    ]:
+        command = [PROGRAM, role, *map(str, args)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={"GIFTFLOW_OPS_PORT": "0"})
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{command} has started") from None
+        assert done.returncode == 2 and word in done.stderr, done.stderr
+
+
+def test_the_file_may_be_named_in_three_ways(tmp_path):
+    path = tmp_path / "wrong.conf"
+    path.write_text("[nowhere]\nport = 1\n")
+    for args, env in [(["check", f"--config={path}"], {}), (["--config", path, "check"], {}), (["check"], {"GIFTFLOW_CONFIG": str(path)})]:
+        status, _, error = config(*args, **env)
+        assert status == 2 and "wrong.conf:2" in error, error
