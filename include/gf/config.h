@@ -82,7 +82,7 @@
     X(mysql, read_timeout, MS, "20s", 1000, 600000, "read and write time-out (whole seconds; above lock waits)")     \
     X(ops, bind, TEXT, "127.0.0.1", 1, 100, "address of /healthz, /readyz and /metrics")                             \
     X(ops, port, INT, "0", 0, 65535, "operations port; 0: any free port (written to the log)")                       \
-    X(ops, drain_timeout, MS, "25s", 100, 600000, "how long SIGTERM waits for work in flight")                       \
+    X(ops, drain_timeout, MS, "25s", 100, 600000, "how long SIGTERM waits for work in flight; 10 s later the process ends as it is")                       \
     X(redis, url, TEXT, "redis://127.0.0.1:6379", 1, 500, "redis://host:port or unix:///path; several primaries with commas between, users are spread over them") \
     X(redis, password_file, TEXT, "", 0, 500, "file with the password; empty: none")                                 \
     X(redis, epoch, INT, "1", 1, 1000000, "prefix gf<epoch>: of every key; raise it after a MySQL restore")          \

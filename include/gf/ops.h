@@ -6,6 +6,8 @@
 #include "gf/config.h"
 #include "gf/loop.h"
 
+#define GF_OPS_CLOSE_MS 10000 /* after ops.drain_timeout: for closing what libraries hold; then the process ends as it is */
+
 struct gf_ops;
 typedef bool (*gf_ops_ready_fn)(void *ctx, struct gf_buf *reason);
 

@@ -223,7 +223,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     ingest->loop = gf_loop_create();
     gf_loop_allow_sockets(config->ingest_connections_max);
     if (start(ingest, &error) == GF_OK) {
-        gf_loop_on_signal(ingest->loop, on_drain, role);
+        gf_loop_on_signal(ingest->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, role);
         gf_loop_run(ingest->loop);
     } else {
         gf_log(GF_ERROR, "start_failed", "error=\"%s\"", error.text);

@@ -169,7 +169,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     (void)argv;
 #endif
     settle.loop = gf_loop_create();
-    gf_loop_on_signal(settle.loop, on_drain, &settle);
+    gf_loop_on_signal(settle.loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, &settle);
     class = open_shared(&settle, config, &error);
     if (class == GF_OK)
         class = gf_ops_start(settle.loop, config, "settle", on_ready, &settle, &settle.ops, &error);

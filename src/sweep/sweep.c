@@ -161,7 +161,7 @@ static enum gf_class start(struct sweep *sweep, const struct gf_config *config, 
     if (class != GF_OK)
         return class;
     sweep->ended = gf_async_create(sweep->loop, on_ended, sweep);
-    gf_loop_on_signal(sweep->loop, on_drain, sweep);
+    gf_loop_on_signal(sweep->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, sweep);
     if (pthread_create(&sweep->worker, NULL, work, sweep) != 0)
         return gf_fail(error_r, GF_FATAL, 0, "cannot start the worker thread");
     return GF_OK;

@@ -281,7 +281,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     gf_buf_init(&out, 1 << 20);
     loop = gf_loop_create();
     load = load_create(config, &opts);
-    gf_loop_on_signal(loop, on_signal, load);
+    gf_loop_on_signal(loop, 0, on_signal, load);
     if (load_run(load, loop, &error) != GF_OK) {
         fprintf(stderr, "giftflow load: %s\n", error.text);
         goto out;

@@ -385,7 +385,7 @@ int gf_verify_watch(const struct gf_config *config, const struct verify_watch_op
     watcher.old_heads = gf_xcalloc(VERIFY_HEADS, sizeof(watcher.old_heads[0]));
     watcher.loop = gf_loop_create();
     watcher.ended = gf_async_create(watcher.loop, on_ended, &watcher);
-    gf_loop_on_signal(watcher.loop, on_drain, &watcher);
+    gf_loop_on_signal(watcher.loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, &watcher);
     if (gf_ops_start(watcher.loop, config, "verify", on_ready, &watcher, &watcher.ops, &error) != GF_OK) {
         gf_log(GF_ERROR, "start_failed", "error=\"%s\"", error.text);
     } else if (pthread_create(&watcher.worker, NULL, work, &watcher) != 0) {

@@ -627,3 +627,15 @@ def test_a_router_that_starts_without_redis_drops_nothing(make_stack):
         time.sleep(4)  # longer than it would hold them for links that it knows
         stack.start("redis")
         came(client, record)
+
+
+def test_a_router_ends_though_kafka_does_not_answer(make_stack):
+    """librdkafka waits at the close for the answer to each commit of offsets, for as long as the broker is silent."""
+    stack = make_stack(roles=ALONE, settings={"ops.drain_timeout": "100ms"}, gifts=False)
+    for routed in range(20):  # a commit is under way when the broker stops, or comes at the end
+        publish(stack, notice(5556, 1, 1))
+        wait_until(lambda: stack.metrics("router-1")["giftflow_router_notices_total"] > routed, 60, "the notice is routed")
+    with stack.frozen("kafka"):
+        os.kill(stack.pid("router-1"), signal.SIGTERM)
+        wait_until(lambda: stack.has_ended("router-1"), 60, "the router has ended")
+    stack.start("router-1")

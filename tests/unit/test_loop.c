@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -163,11 +165,109 @@ static void the_first_sigterm_asks_to_drain(void **state)
     struct probe probe = {.loop = gf_loop_create()};
 
     (void)state;
-    gf_loop_on_signal(probe.loop, on_wake, &probe);
+    gf_loop_on_signal(probe.loop, 0, on_wake, &probe);
     probe.timer = gf_timer_start(probe.loop, 0, 0, raise_term, &probe);
     gf_loop_run(probe.loop);
     assert_int_equal(probe.fired, 1);
     gf_loop_destroy(&probe.loop);
+}
+
+/* ---- a drain that is stuck, in a process of its own ---- */
+
+struct stuck {
+    struct gf_loop *loop;
+    int told; /* written to when the drain has begun */
+};
+
+static void hang(void *ctx)
+{
+    const struct stuck *stuck = ctx;
+
+    if (write(stuck->told, "!", 1) != 1)
+        _exit(3);
+    for (;;)
+        gf_clock_sleep_ms(1000);
+}
+
+/* Returns the process once it hangs in its drain. */
+static pid_t start_stuck(int64_t overdue_ms)
+{
+    int ends[2];
+    char byte;
+    pid_t pid;
+
+    assert_int_equal(pipe(ends), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct stuck stuck = {.loop = gf_loop_create(), .told = ends[1]};
+
+        gf_loop_on_signal(stuck.loop, overdue_ms, hang, &stuck);
+        (void)gf_timer_start(stuck.loop, 0, 0, raise_term, NULL);
+        gf_loop_run(stuck.loop);
+        _exit(4);
+    }
+    assert_int_equal(read(ends[0], &byte, 1), 1);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    return pid;
+}
+
+/* Exit status of the process; one that is there after a minute is killed. */
+static int end_of(pid_t pid)
+{
+    int64_t deadline_ms = gf_clock_mono_ms() + 60000;
+    int status = 0;
+
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        if (gf_clock_mono_ms() > deadline_ms)
+            (void)kill(pid, SIGKILL);
+        gf_clock_sleep_ms(10);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void a_second_signal_ends_a_process_whose_loop_does_not_turn(void **state)
+{
+    static const int numbers[] = {SIGTERM, SIGINT};
+
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(numbers); i++) {
+        pid_t pid = start_stuck(0);
+
+        assert_int_equal(kill(pid, numbers[i]), 0);
+        assert_int_equal(end_of(pid), 1);
+    }
+}
+
+static void a_drain_that_does_not_end_is_ended(void **state)
+{
+    (void)state;
+    assert_int_equal(end_of(start_stuck(50)), 1);
+}
+
+static void on_drain_look(void *ctx)
+{
+    struct itimerval left;
+
+    assert_int_equal(getitimer(ITIMER_REAL, &left), 0);
+    assert_true(left.it_value.tv_sec > 0);
+    on_wake(ctx);
+}
+
+static void a_loop_that_is_gone_ends_nobody(void **state)
+{
+    struct probe probe = {.loop = gf_loop_create()};
+    struct itimerval left;
+
+    (void)state;
+    gf_loop_on_signal(probe.loop, 3600000, on_drain_look, &probe);
+    probe.timer = gf_timer_start(probe.loop, 0, 0, raise_term, &probe);
+    gf_loop_run(probe.loop);
+    gf_loop_destroy(&probe.loop);
+    assert_int_equal(probe.fired, 1);
+    assert_int_equal(getitimer(ITIMER_REAL, &left), 0);
+    assert_true(left.it_value.tv_sec == 0 && left.it_value.tv_usec == 0);
 }
 
 int main(void)
@@ -179,6 +279,9 @@ int main(void)
         cmocka_unit_test(another_thread_can_wake_the_loop),
         cmocka_unit_test(a_readable_descriptor_calls_back),
         cmocka_unit_test(the_first_sigterm_asks_to_drain),
+        cmocka_unit_test(a_second_signal_ends_a_process_whose_loop_does_not_turn),
+        cmocka_unit_test(a_drain_that_does_not_end_is_ended),
+        cmocka_unit_test(a_loop_that_is_gone_ends_nobody),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

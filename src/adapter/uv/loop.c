@@ -5,7 +5,9 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -26,6 +28,7 @@ struct gf_loop {
     int turn_count;
     uv_signal_t signal[2];
     struct hook drain;
+    int64_t overdue_ms;
     bool signals_on, draining, stopped;
 };
 
@@ -99,10 +102,57 @@ static void close_left(uv_handle_t *handle, void *arg)
         uv_close(handle, NULL);
 }
 
+static const int ends[2] = {SIGTERM, SIGINT};
+
+/* Asked twice: the person does not want to wait. */
+static void leave(int number)
+{
+    (void)number;
+    _exit(1);
+}
+
+/* A drain that does not end by itself: a library that waits for its server at the close, say. */
+static void leave_overdue(int number)
+{
+    static const char text[] = "level=error event=drain_overdue reason=\"the process did not end in time\"\n";
+
+    (void)number;
+    if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0) {
+        /* nowhere left to complain */
+    }
+    _exit(1);
+}
+
+static void handle(int number, void (*handler)(int))
+{
+    struct sigaction action;
+
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = handler;
+    GF_ASSERT(sigaction(number, &action, NULL) == 0);
+}
+
+static void set_alarm(int64_t ms)
+{
+    struct itimerval timer = {.it_value = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000}};
+
+    GF_ASSERT(setitimer(ITIMER_REAL, &timer, NULL) == 0);
+}
+
+static void forget_signals(void)
+{
+    set_alarm(0);
+    handle(SIGALRM, SIG_DFL);
+    for (int i = 0; i < 2; i++)
+        handle(ends[i], SIG_DFL);
+}
+
 void gf_loop_destroy(struct gf_loop **loop)
 {
     if (*loop == NULL)
         return;
+    if ((*loop)->draining)
+        forget_signals();
     uv_walk(&(*loop)->uv, close_left, *loop);
     while (uv_run(&(*loop)->uv, UV_RUN_DEFAULT) != 0)
         ;
@@ -130,29 +180,33 @@ void gf_loop_on_turn(struct gf_loop *loop, gf_loop_fn on_turn, void *ctx)
     loop->turn[loop->turn_count++] = (struct hook){.run = on_turn, .ctx = ctx};
 }
 
-static void on_signal(uv_signal_t *handle, int number)
+/* From here to the end of the process nobody promises that the loop turns: signals and deadline are the kernel's. */
+static void on_signal(uv_signal_t *signal_handle, int number)
 {
-    struct gf_loop *loop = handle->data;
+    struct gf_loop *loop = signal_handle->data;
 
     (void)number;
-    if (loop->draining)
-        _exit(1); /* asked twice: the person does not want to wait */
     loop->draining = true;
+    for (int i = 0; i < 2; i++) {
+        GF_ASSERT(uv_signal_stop(&loop->signal[i]) == 0);
+        handle(ends[i], leave);
+    }
+    handle(SIGALRM, leave_overdue);
+    set_alarm(loop->overdue_ms);
     loop->drain.run(loop->drain.ctx);
 }
 
-void gf_loop_on_signal(struct gf_loop *loop, gf_loop_fn on_drain, void *ctx)
+void gf_loop_on_signal(struct gf_loop *loop, int64_t overdue_ms, gf_loop_fn on_drain, void *ctx)
 {
-    static const int numbers[2] = {SIGTERM, SIGINT};
-
-    GF_ASSERT(!loop->signals_on);
+    GF_ASSERT(!loop->signals_on && overdue_ms >= 0);
     GF_ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
     loop->drain = (struct hook){.run = on_drain, .ctx = ctx};
+    loop->overdue_ms = overdue_ms;
     loop->signals_on = true;
     for (int i = 0; i < 2; i++) {
         GF_ASSERT(uv_signal_init(&loop->uv, &loop->signal[i]) == 0);
         loop->signal[i].data = loop;
-        GF_ASSERT(uv_signal_start(&loop->signal[i], on_signal, numbers[i]) == 0);
+        GF_ASSERT(uv_signal_start(&loop->signal[i], on_signal, ends[i]) == 0);
     }
 }
 
