@@ -2,17 +2,19 @@
 """./dev itself: what `up` starts, `down` stops; nobody else's process is touched; servers come back with their data on the same address."""
 
 import base64
+import fcntl
 import hashlib
 import hmac
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 
-from stack import ROOT, Stack, wait_until
+from stack import BUILD, ROOT, Stack, wait_until
 
 NO_ROLES = {"ingest": 0, "settle": 0, "router": 0, "gateway": 0, "sweep": 0}
 
@@ -84,6 +86,26 @@ def test_a_second_up_changes_nothing_and_keeps_the_partition_count(servers):
     assert servers.sql("SELECT COUNT(*) AS n FROM progress WHERE topic = 'giftflow.commands' AND live = 1") == [{"n": 3}]
 
 
+def test_settings_that_the_program_refuses_change_nothing(servers):
+    pids = [servers.pid(name) for name in ("kafka", "mysql", "redis")]
+    none = [f"{role}=0" for role in NO_ROLES]
+    for wrong in ("settle.lanes=0", "settle.lane=2", "log.level=loud"):
+        with pytest.raises(AssertionError, match=wrong.split("=")[0]):
+            servers.dev("up", "--no-build", *none, "--set", wrong)
+    assert pids == [servers.pid(name) for name in ("kafka", "mysql", "redis")] and all(map(is_running, pids))
+    servers.dev("up", "--no-build", *none)
+    assert "lane" not in (servers.dir / "giftflow.conf").read_text()
+
+
+def test_a_role_that_cannot_start_ends_alone(servers):
+    pids = [servers.pid(name) for name in ("kafka", "mysql", "redis")]
+    command = [str(ROOT / "dev"), "up", "--no-build", *(f"{role}=0" for role in NO_ROLES if role != "sweep"), "--dir", str(servers.dir)]
+    done = subprocess.run(command, env={**servers.environ, "GIFTFLOW_ROLE_ARGS": "--no-such"}, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 1 and "unknown argument '--no-such'" in done.stderr, done.stderr
+    assert pids == [servers.pid(name) for name in ("kafka", "mysql", "redis")] and all(map(is_running, pids))
+    assert not (servers.dir / "pid" / "sweep-1.pid").exists()
+
+
 def test_the_token_names_the_user_and_is_signed_with_the_secret(servers):
     signed, signature = servers.dev("token", 7, "--ttl", 60).strip().rsplit(".", 1)
     header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in signed.split("."))
@@ -119,6 +141,66 @@ def test_a_failed_start_leaves_nothing_running():
     stack.dev("down", "--purge")
 
 
+def test_nothing_is_lost_in_a_directory_that_is_somebody_elses(tmp_path):
+    (tmp_path / "mysql").mkdir()
+    (tmp_path / "mysql" / "table").write_text("precious")
+    done = subprocess.run([str(ROOT / "dev"), "up", "--no-build", "--dir", str(tmp_path)], env={**os.environ, "GIFTFLOW_BUILD": BUILD},
+                          capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1 and f"{tmp_path}/mysql of its own" in done.stderr, done.stderr
+    assert (tmp_path / "mysql" / "table").read_text() == "precious"
+    assert not (tmp_path / "ports").exists()
+
+
+def test_a_purge_leaves_what_is_not_the_stacks(tmp_path):
+    (tmp_path / "notes").write_text("precious")
+    (tmp_path / "more").mkdir()
+    stack = Stack(directory=tmp_path, roles=NO_ROLES, partitions=1).up()
+    stack.down()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["more", "notes"]
+
+
+def test_who_waits_for_a_stack_that_is_purged_does_not_share_it(tmp_path):
+    """The file that he waits for is gone when he gets it; others take a new one."""
+    (tmp_path / "ports").touch()
+    lock = tmp_path / "lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        down = subprocess.Popen([str(ROOT / "dev"), "down", "--dir", str(tmp_path)], stdin=subprocess.DEVNULL)
+        inode = os.fstat(held.fileno()).st_ino
+        wait_until(lambda: any("->" in line and f":{inode} " in line for line in open("/proc/locks")), 60, "it waits for the lock")
+        lock.unlink()
+    assert down.wait(60) == 0
+    assert lock.exists()
+
+
+def test_a_second_demo_is_refused():
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / ".demo.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run([str(ROOT / "dev"), "demo"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1 and "another demo" in done.stderr
+
+
+def test_a_tree_may_have_a_blank_in_its_name(tmp_path):
+    tree, directory = tmp_path / "my tree", tmp_path / "stack"
+    tree.mkdir()
+    shutil.copy(ROOT / "dev", tree / "dev")
+    for name in ("build", "config", "tests"):
+        (tree / name).symlink_to(ROOT / name)
+    environ = {**os.environ, "GIFTFLOW_BUILD": BUILD, "GIFTFLOW_MYSQL_POOL": "128M"}
+
+    def dev(*args):
+        return subprocess.run([str(tree / "dev"), *args, "--dir", str(directory)], env=environ, capture_output=True, text=True, timeout=400,
+                              stdin=subprocess.DEVNULL, check=True).stdout
+
+    try:
+        dev("up", "--no-build", *(f"{role}=0" for role in NO_ROLES), "--partitions", "1")
+        sourced = subprocess.run(["bash", "-ec", f'source {directory}/env; "$GIFTFLOW_BIN" version'], capture_output=True, text=True, timeout=60)
+        assert sourced.returncode == 0 and sourced.stdout.startswith("giftflow "), sourced.stderr
+    finally:
+        dev("down", "--purge")
+
+
 def test_down_wakes_and_ends_a_stopped_process():
     stack = Stack(roles=NO_ROLES, partitions=1).up()
     pid = stack.pid("redis")
@@ -134,3 +216,4 @@ def test_wrong_usage_is_told():
     assert usage_error("up", "--set", "settle=1")
     assert usage_error("token", "0")
     assert usage_error("bench", "../x")
+    assert usage_error("up", "--dir")
