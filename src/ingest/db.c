@@ -10,7 +10,6 @@
 
 #include "gf/clock.h"
 #include "gf/log.h"
-#include "gf/metrics.h"
 #include "ingest.h"
 
 #define CHECK_MS 1000
@@ -149,7 +148,6 @@ static void *run_thread(void *arg)
         struct gf_sql *sql = NULL;
 
         if (gf_sql_connect(db->config, GF_SQL_PLAIN, &sql, &error) != GF_OK) {
-            gf_metric_add(GF_M_MYSQL_DOWN, 1);
             gf_log(GF_WARN, "mysql_refused", "attempt=%d error=\"%s\"", attempt, error.text);
             pause_before_retry(db, attempt++);
             continue;
@@ -158,10 +156,8 @@ static void *run_thread(void *arg)
         atomic_fetch_add(&db->up, 1);
         serve(db, sql);
         atomic_fetch_sub(&db->up, 1);
-        if (gf_sql_lost(sql)) {
-            gf_metric_add(GF_M_MYSQL_DOWN, 1);
+        if (gf_sql_lost(sql))
             gf_log(GF_WARN, "mysql_disconnected", "threads_up=%d", atomic_load(&db->up));
-        }
         gf_sql_close(&sql);
     }
     return NULL;

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "gf/metrics.h"
 #include "ingest/ingest.h"
 #include "mariadb.h"
 
@@ -202,6 +203,35 @@ static void a_lost_server_is_told_at_once_and_found_again(void **state)
     assert_int_equal(after.value, -5);
 }
 
+static enum gf_class kill_own_connection(struct gf_job *job, struct gf_sql *sql, struct gf_error *error_r)
+{
+    (void)job;
+    if (gf_sql_execf(sql, error_r, "KILL CONNECTION_ID()") == GF_OK) /* interrupted or lost: the next one is lost */
+        return GF_FATAL;
+    return gf_sql_execf(sql, error_r, "DO 1");
+}
+
+static void each_lost_connection_is_counted_once(void **state)
+{
+    static struct count_job victim;
+    int64_t before;
+
+    (void)state;
+    gf_db_stop(&db);
+    db = gf_db_start(loop, &config);
+    wait_until_up_is(true);
+    before = gf_metric_get(GF_M_MYSQL_DOWN);
+    victim = (struct count_job){.job = {.run = kill_own_connection, .on_done = on_done}};
+    assert_int_equal(gf_db_submit(db, &victim.job), GF_OK);
+    left++;
+    run_loop();
+    assert_int_equal(victim.class, GF_RETRY);
+    gf_db_stop(&db); /* its threads have ended */
+    assert_int_equal(gf_metric_get(GF_M_MYSQL_DOWN) - before, 1);
+    db = gf_db_start(loop, &config);
+    wait_until_up_is(true);
+}
+
 static void a_stop_ends_every_job(void **state)
 {
     static struct count_job jobs[20];
@@ -267,6 +297,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_refuses),
         cmocka_unit_test(a_job_is_not_started_after_its_deadline),
         cmocka_unit_test(a_lost_server_is_told_at_once_and_found_again),
+        cmocka_unit_test(each_lost_connection_is_counted_once),
         cmocka_unit_test(a_stop_ends_every_job),
         cmocka_unit_test(the_limiter_counts_per_user_and_second),
     };

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "gf/metrics.h"
 #include "mariadb.h"
 #include "two_addresses.h"
 
@@ -232,6 +233,7 @@ static void a_read_only_server_takes_no_settlement(void **state)
     struct gf_sql *plain = connect_as(GF_SQL_PLAIN), *user = NULL, *settle = NULL;
     struct gf_error error;
     struct gf_config config = db.config;
+    int64_t lost;
 
     (void)state;
     must(plain, "DROP USER IF EXISTS small@localhost");
@@ -241,10 +243,12 @@ static void a_read_only_server_takes_no_settlement(void **state)
     gf_copy(config.mysql_user, sizeof(config.mysql_user), "small");
     assert_int_equal(gf_sql_connect(&config, GF_SQL_SETTLE, &user, &error), GF_OK);
     must(plain, "SET GLOBAL read_only=1");
+    lost = gf_metric_get(GF_M_MYSQL_DOWN);
     assert_int_equal(try(user, "INSERT INTO ro VALUES (1)", &error), GF_RETRY); /* 1290: fail over, reconnect */
     assert_true(gf_sql_lost(user));
     assert_int_equal(gf_sql_connect(&config, GF_SQL_SETTLE, &settle, &error), GF_RETRY);
     assert_null(settle);
+    assert_int_equal(gf_metric_get(GF_M_MYSQL_DOWN) - lost, 2); /* one lost, one refused */
     must(plain, "SET GLOBAL read_only=0");
     gf_sql_close(&user);
     gf_sql_close(&plain);
@@ -292,12 +296,17 @@ static void a_server_that_is_gone_is_a_retry(void **state)
     struct gf_sql *sql = connect_as(GF_SQL_PLAIN), *other = NULL;
     struct gf_sql_result *result = NULL;
     struct gf_error error;
+    struct gf_config stranger = db.config;
+    int64_t lost = gf_metric_get(GF_M_MYSQL_DOWN);
 
     (void)state;
+    gf_copy(stranger.mysql_user, sizeof(stranger.mysql_user), "nobody_knows");
+    assert_int_equal(gf_sql_connect(&stranger, GF_SQL_PLAIN, &other, &error), GF_RETRY);
     mariadb_kill(&db);
     assert_int_equal(gf_sql_queryf(sql, &result, &error, "SELECT 1"), GF_RETRY);
     assert_true(gf_sql_lost(sql));
     assert_int_equal(gf_sql_connect(&db.config, GF_SQL_PLAIN, &other, &error), GF_RETRY);
+    assert_int_equal(gf_metric_get(GF_M_MYSQL_DOWN) - lost, 3); /* one lost, two refused */
     mariadb_launch(&db);
     assert_int_equal(gf_sql_connect(&db.config, GF_SQL_PLAIN, &other, &error), GF_OK);
     gf_sql_close(&other);

@@ -125,7 +125,7 @@ static enum gf_class check_writable(struct gf_sql *sql, struct gf_error *error_r
     gf_sql_result_free(&result);
     if (writable)
         return GF_OK;
-    sql->lost = true; /* whatever it is asked for: the next connection goes to the primary */
+    gf_sql_lose(sql); /* whatever it is asked for: the next connection goes to the primary */
     return gf_fail(error_r, GF_RETRY, ERR_READ_ONLY, "server is read-only: no primary");
 }
 
@@ -189,10 +189,12 @@ static enum gf_class connect_one(const struct target *target, const struct gf_ho
         class = check_tables(sql, target->session, error_r);
     if (class == GF_OK && target->session == GF_SQL_SETTLE)
         class = check_packet(sql, error_r);
-    if (class == GF_OK)
+    if (class == GF_OK) {
         *sql_r = sql;
-    else
-        gf_sql_close(&sql);
+        return GF_OK;
+    }
+    gf_sql_lose(sql);
+    gf_sql_close(&sql);
     return class;
 }
 

@@ -153,6 +153,13 @@ static bool takes_no_writes(int number)
     return number == 1036 || number == 1047 || number == 1290 || number == 1792 || number == 1836 || number == 1881;
 }
 
+void gf_sql_lose(struct gf_sql *sql)
+{
+    if (!sql->lost)
+        gf_metric_add(GF_M_MYSQL_DOWN, 1);
+    sql->lost = true;
+}
+
 enum gf_class gf_sql_fail(struct gf_sql *sql, int number, const char *text, struct gf_error *error_r)
 {
     struct error_row row = classify(number);
@@ -161,10 +168,8 @@ enum gf_class gf_sql_fail(struct gf_sql *sql, int number, const char *text, stru
         row.class = GF_RETRY;
         row.lost = true;
     }
-    if (row.lost && !sql->lost) {
-        sql->lost = true;
-        gf_metric_add(GF_M_MYSQL_DOWN, 1);
-    }
+    if (row.lost)
+        gf_sql_lose(sql);
     if (takes_no_writes(number))
         gf_sql_avoid(sql);
     return gf_fail(error_r, row.class, number, "mysql %d: %.180s", number, text);
@@ -394,7 +399,7 @@ void gf_sql_rollback(struct gf_sql *sql)
     if (sql->lost || mysql_real_query(&sql->my, "ROLLBACK", 8) == 0)
         return;
     (void)fail(sql, &error);
-    sql->lost = true;
+    gf_sql_lose(sql);
     gf_log(GF_WARN, "rollback_failed", "error=\"%s\"", error.text);
 }
 
