@@ -20,8 +20,10 @@ void gf_loop_on_turn(struct gf_loop *loop, gf_loop_fn on_turn, void *ctx);
 /* SIGTERM and SIGINT: the first one calls on_drain; a second one exits the process with status 1, whatever it is at, and so does
  * the end of overdue_ms (0: none) after the first one, until the loop is destroyed. SIGPIPE is ignored. One loop per process. */
 void gf_loop_on_signal(struct gf_loop *loop, int64_t overdue_ms, gf_loop_fn on_drain, void *ctx);
-/* Of the process: room for so many sockets and some more, as far as the hard limit allows. The usual soft limit is 1024. */
-void gf_loop_allow_sockets(int64_t count);
+/* Raises the process's limit of descriptors for so many sockets and some more (the usual soft limit is 1024). Returns for how many
+ * there is room: less than asked for where the hard limit is lower, because a process that clients have left no descriptor for
+ * Redis, MySQL, Kafka or its own /healthz is dead. */
+int gf_loop_allow_sockets(int64_t wanted);
 
 struct gf_timer *gf_timer_start(struct gf_loop *loop, int64_t first_ms, int64_t repeat_ms, gf_loop_fn on_timer, void *ctx);
 void gf_timer_reset(struct gf_timer *timer, int64_t first_ms, int64_t repeat_ms); /* also re-arms a finished one-shot */

@@ -98,7 +98,7 @@ static enum gf_class start_http(struct gateway *gateway, struct gf_error *error_
         .port = (int)config->gateway_port,
         .header_max = HEADER_MAX,
         .body_max = BODY_MAX,
-        .connections_max = (int)config->gateway_connections_max,
+        .connections_max = gateway->connections_max,
         .header_timeout_ms = config->gateway_handshake_timeout,
         .body_timeout_ms = config->gateway_handshake_timeout,
         .idle_timeout_ms = config->gateway_handshake_timeout,
@@ -186,7 +186,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     gateway.announce.config = config;
     gateway.started_ms = gf_clock_mono_ms();
     make_id(gateway.id);
-    gf_loop_allow_sockets(config->gateway_connections_max);
+    gateway.connections_max = gf_loop_allow_sockets(config->gateway_connections_max);
     live_setup(&gateway);
     if (start(&gateway, &error) == GF_OK) {
         gf_loop_run(gateway.loop);

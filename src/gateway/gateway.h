@@ -55,6 +55,7 @@ struct gateway {
     struct gf_timer *expiry, *drain;
     int64_t next_expiry_s; /* the earliest of all clients */
     int64_t started_ms, drain_until_ms;
+    int connections_max; /* clients, and those who are not yet */
     char id[GF_LINK_ID + 1]; /* of this process */
     bool found; /* by the routers, once: stays */
     bool draining;

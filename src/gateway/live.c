@@ -16,6 +16,7 @@
 
 #define PROTOCOL "giftflow.v1"
 #define BEARER "bearer."
+#define REFUSED_MIN 64
 
 struct entry { /* what a client asks for */
     int64_t room_id;
@@ -138,7 +139,7 @@ static bool may_enter(struct gateway *gateway, struct gf_http_req *req, struct e
         return refuse(req, 401, "unauthorized", error.text);
     if (gateway->draining)
         return refuse(req, 503, "unavailable", "restarting");
-    if ((int64_t)gateway->hub.client_count >= gateway->config->gateway_connections_max)
+    if (gateway->hub.client_count >= (size_t)gateway->connections_max)
         return refuse(req, 503, "unavailable", "too many connections");
     return true;
 }
@@ -157,6 +158,15 @@ static void send_history_lost(struct gf_ws *ws, const char *channel, int64_t seq
     gf_buf_free(&text);
 }
 
+/* Those who have not entered have the descriptors that clients leave; a few always, to be refused. */
+static void share_connections(struct gateway *gateway)
+{
+    int left = gateway->connections_max - (int)gateway->hub.client_count;
+
+    if (gateway->http != NULL)
+        gf_http_server_limit(gateway->http, left > REFUSED_MIN ? left : REFUSED_MIN);
+}
+
 bool live_on_upgrade(struct gf_http_req *req, void *ctx)
 {
     struct gateway *gateway = ctx;
@@ -172,6 +182,7 @@ bool live_on_upgrade(struct gf_http_req *req, void *ctx)
     if (ws == NULL)
         return true;
     client = hub_join(&gateway->hub, ws, entry.claims.user_id, entry.room_id);
+    share_connections(gateway);
     client->expires_s = entry.claims.expires_s;
     if (client->expires_s < gateway->next_expiry_s)
         gateway->next_expiry_s = client->expires_s;
@@ -197,6 +208,7 @@ static void on_close(void *ctx, struct gf_ws *ws)
     struct gateway *gateway = ctx;
 
     hub_leave(&gateway->hub, gf_ws_user(ws));
+    share_connections(gateway);
 }
 
 void live_setup(struct gateway *gateway)

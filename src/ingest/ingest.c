@@ -93,7 +93,7 @@ static enum gf_class start_ports(struct gf_ingest *ingest, struct gf_error *erro
         .header_max = (size_t)config->ingest_header_max,
         .body_max = (size_t)config->ingest_body_max,
         .origins = config->ingest_origins,
-        .connections_max = (int)config->ingest_connections_max,
+        .connections_max = gf_loop_allow_sockets(config->ingest_connections_max),
         .header_timeout_ms = config->ingest_header_timeout,
         .body_timeout_ms = config->ingest_body_timeout,
         .idle_timeout_ms = config->ingest_idle_timeout,
@@ -221,7 +221,6 @@ static int run(const struct gf_config *config, int argc, char **argv)
     snprintf(ingest->catalogue_topic, sizeof(ingest->catalogue_topic), "%.100s.catalogue", config->kafka_prefix);
     gf_buf_init(&ingest->scratch, 2 * GF_COMMAND_MAX);
     ingest->loop = gf_loop_create();
-    gf_loop_allow_sockets(config->ingest_connections_max);
     if (start(ingest, &error) == GF_OK) {
         gf_loop_on_signal(ingest->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, role);
         gf_loop_run(ingest->loop);

@@ -232,7 +232,7 @@ enum gf_class load_run(struct load *load, struct gf_loop *loop, struct gf_error 
     load_table_init(&load->table, (uint32_t)(expected > 1000000 ? 1000000 : expected));
     load_send_init(load);
     load_live_init(load);
-    gf_loop_allow_sockets((int64_t)load->sender_count + load->client_count);
+    (void)gf_loop_allow_sockets((int64_t)load->sender_count + load->client_count); /* it says where there is less */
     load->phase_us = load->start_us = gf_clock_mono_us();
     if (load->opts.gift_count == 0)
         load_send_catalogue(load);

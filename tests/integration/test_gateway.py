@@ -7,20 +7,17 @@ Where a test needs a frame that settlement would not make, it writes the notice 
 import itertools
 import json
 import os
-import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from conftest import running
-from stack import ROOT, Stack, jwt, wait_until
+from stack import Stack, jwt, wait_until
 from ws_client import BINARY, PING, Closed, HandshakeError, WsClient
 
 NOTICES = "giftflow.notices"
@@ -458,19 +455,6 @@ def test_an_announcement_that_redis_refuses_is_told(live):
     wait_until(lambda: "event=gateways_not_read" in live.log_text("router-1"), 60, "the router tells")
     live.redis("DEL", "gf1:gws")
     wait_until(lambda: live.redis("ZCARD", "gf1:gws") == "2", 60, "both gateways announced again")
-
-
-@pytest.mark.parametrize("role, wanted", [("ingest-1", 10_000), ("gateway-1", 60_000)])
-def test_a_process_asks_for_as_many_descriptors_as_it_takes_clients(live, role, wanted):
-    def limits():
-        text = Path(f"/proc/{live.pid(role)}/limits").read_text()
-        return [int(word) for word in re.search(r"Max open files +(\d+) +(\d+)", text).groups()]
-
-    live.stop(role)
-    subprocess.run(["prlimit", "--nofile=512:", ROOT / "dev", "start", role, "--dir", live.dir], env=live.environ, check=True, timeout=400)
-    live._read_env()
-    soft, hard = limits()
-    assert soft >= min(hard, wanted), (soft, hard)
 
 
 # -- links that break; each on a stack of its own, with little patience

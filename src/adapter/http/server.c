@@ -486,6 +486,12 @@ void gf_http_server_on_upgrade(struct gf_http_server *server, gf_http_upgrade_fn
     server->on_upgrade = on_upgrade;
 }
 
+void gf_http_server_limit(struct gf_http_server *server, int connections_max)
+{
+    GF_ASSERT(connections_max > 0);
+    server->opts.connections_max = connections_max;
+}
+
 int gf_http_server_port(const struct gf_http_server *server)
 {
     return server->port;

@@ -57,17 +57,25 @@ static void on_prepare(uv_prepare_t *prepare)
         loop->turn[i].run(loop->turn[i].ctx);
 }
 
-void gf_loop_allow_sockets(int64_t count)
+int gf_loop_allow_sockets(int64_t wanted)
 {
-    rlim_t wanted = (rlim_t)count + OTHER_DESCRIPTORS;
+    rlim_t need = (rlim_t)wanted + OTHER_DESCRIPTORS, room;
     struct rlimit limit;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
-        gf_log(GF_WARN, "descriptors_limited", "limit=%llu wanted=%llu", (unsigned long long)limit.rlim_cur,
-               (unsigned long long)wanted);
+    GF_ASSERT(wanted >= 0 && wanted <= INT32_MAX && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    if (limit.rlim_cur < need) {
+        limit.rlim_cur = limit.rlim_max < need ? limit.rlim_max : need;
+        if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+            GF_ASSERT(getrlimit(RLIMIT_NOFILE, &limit) == 0); /* as it was, then */
+    }
+    if (limit.rlim_cur >= need)
+        return (int)wanted;
+    room = limit.rlim_cur > 2 * OTHER_DESCRIPTORS ? limit.rlim_cur - OTHER_DESCRIPTORS : limit.rlim_cur / 2;
+    if (room > (rlim_t)wanted)
+        room = (rlim_t)wanted;
+    gf_log(GF_WARN, "descriptors_limited", "limit=%llu wanted=%llu connections_max=%llu", (unsigned long long)limit.rlim_cur,
+           (unsigned long long)need, (unsigned long long)room);
+    return (int)room;
 }
 
 struct gf_loop *gf_loop_create(void)
