@@ -76,6 +76,16 @@ def test_the_ports_of_the_manifests_are_those_of_the_configuration():
     assert "port = 9100" in of_kind("ConfigMap", "giftflow")["data"]["giftflow.conf"]
 
 
+def test_network_policies_are_of_our_pods_only():
+    """One that selects by a component's name alone closes the pods of every other program in the namespace that has such a component."""
+    selectors = [m["spec"]["podSelector"] for m in manifests() if m["kind"] == "NetworkPolicy"]
+    selectors += [peer["podSelector"] for m in manifests() if m["kind"] == "NetworkPolicy"
+                  for rule in m["spec"].get("ingress", []) for peer in rule["from"] if "podSelector" in peer]
+    assert len(selectors) == 5
+    for selector in selectors:
+        assert selector["matchLabels"]["app.kubernetes.io/name"] == "giftflow", selector
+
+
 def test_the_program_accepts_the_configuration(tmp_path):
     secrets = tmp_path / "secrets"
     secrets.mkdir()
