@@ -117,6 +117,8 @@ struct gf_config {
 
 /* Defaults, then the file (path may be NULL), then the environment. REJECT names file, line and key. */
 GF_NODISCARD enum gf_class gf_config_load(struct gf_config *config, const char *path, struct gf_error *error_r);
+/* What only ingest needs: other roles may have another kafka.message_timeout, from their environment. */
+GF_NODISCARD enum gf_class gf_config_check_ingest(const struct gf_config *config, struct gf_error *error_r);
 /* Prints every key with its default and help: as an INI file (`config defaults`) or as a Markdown table (`config doc`). */
 void gf_config_print_defaults(void);
 void gf_config_print_doc(void);

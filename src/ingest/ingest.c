@@ -129,8 +129,10 @@ static enum gf_class read_admin_key(struct gf_ingest *ingest, struct gf_error *e
 
 static enum gf_class start(struct gf_ingest *ingest, struct gf_error *error_r)
 {
-    enum gf_class class = read_admin_key(ingest, error_r);
+    enum gf_class class = gf_config_check_ingest(ingest->config, error_r);
 
+    if (class == GF_OK)
+        class = read_admin_key(ingest, error_r);
     if (class == GF_OK)
         class = gf_jwt_create(ingest->config, &ingest->jwt, error_r);
     if (class == GF_OK)

@@ -341,6 +341,11 @@ static enum gf_class check(const struct gf_config *config, struct gf_error *erro
         return gf_fail(error_r, GF_REJECT, 0,
                        "kafka.min_insync %lld is more than kafka.replication %lld: nothing could be acknowledged",
                        (long long)config->kafka_min_insync, (long long)config->kafka_replication);
+    return GF_OK;
+}
+
+enum gf_class gf_config_check_ingest(const struct gf_config *config, struct gf_error *error_r)
+{
     if (config->kafka_message_timeout >= config->ingest_request_timeout ||
         config->ingest_request_timeout >= config->ingest_lease)
         return gf_fail(error_r, GF_REJECT, 0,

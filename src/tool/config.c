@@ -9,14 +9,26 @@
 
 #define USAGE "check | defaults | doc"
 
+/* main has checked what holds for every role. */
+static int check(const struct gf_config *config)
+{
+    struct gf_error error;
+
+    if (gf_config_check_ingest(config, &error) != GF_OK) {
+        fprintf(stderr, "giftflow config: %s\n", error.text);
+        return 2;
+    }
+    printf("the configuration is valid\n");
+    return 0;
+}
+
 static int run(const struct gf_config *config, int argc, char **argv)
 {
-    (void)config;
     if (argc != 2)
         return gf_tool_usage("config", USAGE, "takes exactly one word");
     if (strcmp(argv[1], "check") == 0)
-        printf("the configuration is valid\n");
-    else if (strcmp(argv[1], "defaults") == 0)
+        return check(config);
+    if (strcmp(argv[1], "defaults") == 0)
         gf_config_print_defaults();
     else if (strcmp(argv[1], "doc") == 0)
         gf_config_print_doc();

@@ -143,7 +143,7 @@ def test_other_settings_that_lose_nothing_are_taken(servers):
     servers.create_topic("kept.commands", 3, {**AS_INIT_MAKES_IT, "retention.ms": "-1"})
     servers.create_topic("kept.notices", 3, {**AS_INIT_MAKES_IT, "retention.ms": "3600000"})
     assert init(servers, GIFTFLOW_KAFKA_PREFIX="kept")[0] == 0
-    status, _, error = init(servers, GIFTFLOW_KAFKA_PREFIX="kept", GIFTFLOW_KAFKA_MIN_INSYNC="2")
+    status, _, error = init(servers, GIFTFLOW_KAFKA_PREFIX="kept", GIFTFLOW_KAFKA_REPLICATION="3", GIFTFLOW_KAFKA_MIN_INSYNC="2")
     assert status == 1 and "kept.commands has min.insync.replicas=1, wanted is 2 or more" in error, error
 
 
