@@ -296,6 +296,36 @@ static void an_answer_larger_than_the_socket_arrives_whole(void **state)
     stop(fixture);
 }
 
+#define LARGE 4
+
+/* A client that writes all its requests before it reads: the buffer is full to the brim, and ends inside of one of them. */
+static void a_full_buffer_is_read_on_once_requests_have_left_it(void **state)
+{
+    static char body[(3 << 20) + 1];
+    struct gf_http_opts opts = patient();
+    struct fixture *fixture = start(&opts);
+    int fd = dial(fixture);
+    char text[65536], want[64];
+    size_t len = 0;
+
+    (void)state;
+    for (int i = 0; i < LARGE; i++) /* more than the socket takes */
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "GET /large HTTP/1.1\r\n" HOST "\r\n");
+    for (int i = 0; i < 400; i++)
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "GET /?q=%d HTTP/1.1\r\n" HOST "\r\n", i);
+    put(fd, text, len);
+    gf_clock_sleep_ms(50); /* lets both buffers fill up */
+    for (int i = 0; i < LARGE; i++)
+        assert_int_equal(take(fd, body, sizeof(body)), 200);
+    for (int i = 0; i < 400; i++) {
+        assert_int_equal(take(fd, body, sizeof(body)), 200);
+        (void)snprintf(want, sizeof(want), "0 / q=%d x= b= n=0", i);
+        assert_string_equal(body, want);
+    }
+    (void)close(fd);
+    stop(fixture);
+}
+
 static void draining_closes_idle_connections_and_finishes_the_rest(void **state)
 {
     struct gf_http_opts opts = patient();
@@ -429,6 +459,7 @@ int main(void)
         cmocka_unit_test(a_request_outlives_its_client),
         cmocka_unit_test(connections_over_the_cap_get_503),
         cmocka_unit_test(an_answer_larger_than_the_socket_arrives_whole),
+        cmocka_unit_test(a_full_buffer_is_read_on_once_requests_have_left_it),
         cmocka_unit_test(draining_closes_idle_connections_and_finishes_the_rest),
         cmocka_unit_test(the_client_keeps_its_connection),
         cmocka_unit_test(the_client_reconnects_and_says_when_it_cannot),

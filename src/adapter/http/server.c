@@ -129,6 +129,12 @@ static void make_room(struct conn *conn)
     conn->buf = gf_xrealloc(conn->buf, conn->cap);
 }
 
+/* What make_room can make: a request that was answered leaves its place. */
+static bool has_room(const struct conn *conn)
+{
+    return conn->req.held ? conn->len < conn->cap : conn->len - conn->start < buf_max(conn->server);
+}
+
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf_r)
 {
     struct conn *conn = handle->data;
@@ -284,7 +290,7 @@ static void process(struct conn *conn)
     if (conn->eof && (conn->state == CONN_HEAD || conn->state == CONN_BODY || conn->state == CONN_IDLE))
         conn_close(conn);
     if (conn->state != CONN_CLOSED) /* the socket's buffer is the client's brake, once ours is full */
-        set_reading(conn, conn->len < (conn->req.held ? conn->cap : buf_max(conn->server)));
+        set_reading(conn, has_room(conn));
 }
 
 static void on_shutdown(uv_shutdown_t *request, int status)
