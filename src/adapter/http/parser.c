@@ -111,6 +111,14 @@ static bool head_is_clean(const char *head, size_t len, size_t *head_len_r)
     return false;
 }
 
+/* llhttp takes any number of spaces for one, RTSP and ICE for HTTP, and a line without a version. (strncmp ends at the line's.) */
+static bool request_line_is_exact(const struct http_parser *parser)
+{
+    const char *target = parser->base + parser->target_off;
+
+    return target[-2] != ' ' && strncmp(target + parser->target_len, " HTTP/", 6) == 0;
+}
+
 static bool name_is(const struct http_parser *parser, const struct http_header *header, const char *name, size_t len)
 {
     return header->name_len == len && strncasecmp(parser->base + header->name_off, name, len) == 0;
@@ -201,7 +209,7 @@ static int on_headers_complete(llhttp_t *ll)
     struct framing seen = {0};
     size_t head_len;
 
-    if (!head_is_clean(parser->base + parser->head_off, parser->avail, &head_len))
+    if (!head_is_clean(parser->base + parser->head_off, parser->avail, &head_len) || !request_line_is_exact(parser))
         return malformed(parser, "malformed request line or header field");
     if (head_len > parser->header_max)
         return refuse(parser, 431, "headers_too_large", "the request head is too large");
