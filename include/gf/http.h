@@ -32,7 +32,8 @@ GF_NODISCARD enum gf_class gf_http_server_create(struct gf_loop *loop, const str
 void gf_http_server_on_upgrade(struct gf_http_server *server, gf_http_upgrade_fn on_upgrade);
 void gf_http_server_limit(struct gf_http_server *server, int connections_max); /* from now on; those that are open stay */
 int gf_http_server_port(const struct gf_http_server *server);
-int gf_http_server_in_flight(const struct gf_http_server *server); /* requests handed out and not yet answered */
+/* Requests that have begun to arrive, are handed out, or whose answer has not left: what a close would cut. */
+int gf_http_server_in_flight(const struct gf_http_server *server);
 void gf_http_server_drain(struct gf_http_server *server); /* stop accepting; idle connections close, others after their answer */
 void gf_http_server_close(struct gf_http_server **server); /* cuts everything that is left */
 

@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -34,6 +35,7 @@ struct fixture {
     struct gf_http_req *parked;
     struct gf_timer *timer;
     int port;
+    atomic_int left; /* in flight when the drain began, plus one */
     int requests, echoed, freed; /* the server thread's until it has been joined */
 };
 
@@ -127,7 +129,10 @@ static void on_late(void *ctx)
 
 static void on_drain(void *ctx)
 {
-    gf_http_server_drain(((struct fixture *)ctx)->server);
+    struct fixture *fixture = ctx;
+
+    gf_http_server_drain(fixture->server);
+    atomic_store(&fixture->left, gf_http_server_in_flight(fixture->server) + 1);
 }
 
 static void *serve(void *arg)

@@ -351,6 +351,51 @@ static void draining_closes_idle_connections_and_finishes_the_rest(void **state)
     stop(fixture);
 }
 
+/* All that was put before has been read when this returns: the server looks at its connections in turn. */
+static void see_that_the_server_has_read(const struct fixture *fixture)
+{
+    int fd = dial(fixture);
+    char body[4096];
+
+    put(fd, "GET / HTTP/1.1\r\n" HOST "\r\n", strlen("GET / HTTP/1.1\r\n" HOST "\r\n"));
+    assert_int_equal(take(fd, body, sizeof(body)), 200);
+    (void)close(fd);
+}
+
+/* Who drains waits for what counts as in flight, and cuts the rest. */
+static void what_has_begun_is_in_flight_until_its_answer_has_left(void **state)
+{
+    static const char head[] = "POST /b HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\n";
+    static char body[(3 << 20) + 1];
+    struct gf_http_opts opts = patient();
+    struct fixture *fixture = start(&opts);
+    int slow = dial(fixture), half = dial(fixture), begun = dial(fixture), answers = 0, status;
+
+    (void)state;
+    for (int i = 0; i < LARGE; i++)
+        put(slow, "GET /large HTTP/1.1\r\n" HOST "\r\n", strlen("GET /large HTTP/1.1\r\n" HOST "\r\n"));
+    put(half, head, strlen(head));
+    put(begun, "G", 1);
+    see_that_the_server_has_read(fixture);
+    gf_async_wake(fixture->drain);
+    while (atomic_load(&fixture->left) == 0)
+        gf_clock_sleep_ms(1);
+    assert_int_equal(atomic_load(&fixture->left), 3 + 1);
+    while ((status = take(slow, body, sizeof(body))) == 200)
+        answers++;
+    assert_int_equal(status, 0);
+    assert_in_range(answers, 1, LARGE);
+    put(half, "ok", 2);
+    assert_int_equal(take(half, body, sizeof(body)), 200);
+    put(begun, "ET /c HTTP/1.1\r\n" HOST "\r\n", strlen("ET /c HTTP/1.1\r\n" HOST "\r\n"));
+    assert_int_equal(take(begun, body, sizeof(body)), 200);
+    assert_true(is_closed(begun));
+    (void)close(slow);
+    (void)close(half);
+    (void)close(begun);
+    stop(fixture);
+}
+
 /* ---- the client module against the server ---- */
 
 struct caller {
@@ -461,6 +506,7 @@ int main(void)
         cmocka_unit_test(an_answer_larger_than_the_socket_arrives_whole),
         cmocka_unit_test(a_full_buffer_is_read_on_once_requests_have_left_it),
         cmocka_unit_test(draining_closes_idle_connections_and_finishes_the_rest),
+        cmocka_unit_test(what_has_begun_is_in_flight_until_its_answer_has_left),
         cmocka_unit_test(the_client_keeps_its_connection),
         cmocka_unit_test(the_client_reconnects_and_says_when_it_cannot),
     };

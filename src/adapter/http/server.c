@@ -505,7 +505,12 @@ int gf_http_server_port(const struct gf_http_server *server)
 
 int gf_http_server_in_flight(const struct gf_http_server *server)
 {
-    return server->in_flight;
+    int count = server->in_flight;
+
+    for (const struct conn *conn = server->conns; conn != NULL; conn = conn->next)
+        if (!conn->req.held)
+            count += conn->state == CONN_HEAD || conn->state == CONN_BODY || conn->state == CONN_WRITING;
+    return count;
 }
 
 static void on_listener_closed(uv_handle_t *handle)
