@@ -186,13 +186,14 @@ struct gf_lag_sample {
 struct gf_lag_ring {
     struct gf_lag_sample samples[GF_LAG_SAMPLES]; /* oldest first, from `first` on */
     int first, count;
-    int64_t sampled_ms, settled;
+    int64_t sampled_ms, log;
+    int64_t end, end_ms; /* behind the newest acknowledged offset; when that came */
 };
 /* Chosen so that the ring spans twice lag_max: it is full only when ingest refuses gifts anyway. */
 int64_t gf_lag_sample_ms(int64_t lag_max_ms);
 void gf_lag_ring_acked(struct gf_lag_ring *ring, int64_t sample_ms, int64_t offset, int64_t now_ms);
-/* One that goes back belongs to a new log (`giftflow init --new-log`): samples of the old one will never be settled. */
-void gf_lag_ring_settled(struct gf_lag_ring *ring, int64_t next_offset);
+/* Samples of another log (`giftflow init --new-log`) will never be settled and are dropped; log 0: none is known. */
+void gf_lag_ring_settled(struct gf_lag_ring *ring, int64_t log, int64_t next_offset);
 int64_t gf_lag_ring_oldest_ms(const struct gf_lag_ring *ring); /* INT64_MAX: none */
 
 /* ---- ingest.c

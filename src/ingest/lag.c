@@ -15,7 +15,7 @@
 
 struct partition {
     struct gf_lag_ring ring;
-    int64_t read_offset; /* of the last poll; written by the job, read when it is done */
+    int64_t read_log, read_offset; /* of the last poll; written by the job, read when it is done */
 };
 
 struct gf_lag {
@@ -30,21 +30,27 @@ struct gf_lag {
 
 void gf_lag_ring_acked(struct gf_lag_ring *ring, int64_t sample_ms, int64_t offset, int64_t now_ms)
 {
+    ring->end = offset + 1;
+    ring->end_ms = now_ms;
     if (ring->count == GF_LAG_SAMPLES || (ring->count > 0 && now_ms - ring->sampled_ms < sample_ms))
         return;
     ring->samples[(ring->first + ring->count++) % GF_LAG_SAMPLES] = (struct gf_lag_sample){offset, now_ms};
     ring->sampled_ms = now_ms;
 }
 
-void gf_lag_ring_settled(struct gf_lag_ring *ring, int64_t next_offset)
+void gf_lag_ring_settled(struct gf_lag_ring *ring, int64_t log, int64_t next_offset)
 {
-    if (next_offset < ring->settled)
+    if (ring->log != 0 && log != ring->log) {
         ring->count = 0;
-    ring->settled = next_offset;
+        ring->end = 0;
+    }
+    ring->log = log;
     while (ring->count > 0 && ring->samples[ring->first].offset < next_offset) {
         ring->first = (ring->first + 1) % GF_LAG_SAMPLES;
         ring->count--;
     }
+    if (ring->count == 0 && ring->end > next_offset) /* what came since the last sample */
+        ring->samples[(ring->first + ring->count++) % GF_LAG_SAMPLES] = (struct gf_lag_sample){ring->end - 1, ring->end_ms};
 }
 
 int64_t gf_lag_ring_oldest_ms(const struct gf_lag_ring *ring)
@@ -92,7 +98,7 @@ static enum gf_class read_progress(struct gf_job *job, struct gf_sql *sql, struc
     enum gf_class class;
 
     gf_buf_init(&text, 1024);
-    gf_buf_adds(&text, "SELECT part, next_offset FROM progress WHERE live=1 AND topic=");
+    gf_buf_adds(&text, "SELECT part, log, next_offset FROM progress WHERE live=1 AND topic=");
     gf_buf_add_xhex(&text, topic, strlen(topic));
     GF_ASSERT(gf_buf_ok(&text));
     class = gf_sql_query(sql, text.data, text.len, &result, error_r);
@@ -102,8 +108,10 @@ static enum gf_class read_progress(struct gf_job *job, struct gf_sql *sql, struc
     while (gf_sql_next(result)) {
         int64_t number = gf_sql_i64(result, 0);
 
-        if (number >= 0 && number < lag->partition_count)
-            lag->partitions[number].read_offset = gf_sql_i64(result, 1);
+        if (number < 0 || number >= lag->partition_count)
+            continue;
+        lag->partitions[number].read_log = gf_sql_i64(result, 1);
+        lag->partitions[number].read_offset = gf_sql_i64(result, 2);
     }
     gf_sql_result_free(&result);
     return GF_OK;
@@ -116,7 +124,7 @@ static void on_read(struct gf_job *job, enum gf_class class, const struct gf_err
     (void)error;
     lag->polling = false;
     for (int i = 0; class == GF_OK && i < lag->partition_count; i++)
-        gf_lag_ring_settled(&lag->partitions[i].ring, lag->partitions[i].read_offset);
+        gf_lag_ring_settled(&lag->partitions[i].ring, lag->partitions[i].read_log, lag->partitions[i].read_offset);
 }
 
 static void on_timer(void *ctx)

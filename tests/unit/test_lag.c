@@ -22,28 +22,51 @@ static void the_oldest_unsettled_sample_counts(void **state)
     gf_lag_ring_acked(&ring, SECOND, 12, 6000);
     assert_int_equal(ring.count, 2);
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), 5000);
-    gf_lag_ring_settled(&ring, 10); /* the next one to settle */
+    gf_lag_ring_settled(&ring, 1, 10); /* the next one to settle */
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), 5000);
-    gf_lag_ring_settled(&ring, 11);
+    gf_lag_ring_settled(&ring, 1, 11);
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), 6000);
-    gf_lag_ring_settled(&ring, 13);
+    gf_lag_ring_settled(&ring, 1, 13);
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), INT64_MAX);
 }
 
-static void an_offset_that_goes_back_drops_what_will_never_settle(void **state)
+/* Of what came together a part is settled, and then nothing more: the rest grows old without a sample of its own. */
+static void what_came_after_the_last_sample_is_not_forgotten(void **state)
 {
     struct gf_lag_ring ring = {0};
 
     (void)state;
-    gf_lag_ring_settled(&ring, 900);
-    gf_lag_ring_acked(&ring, SECOND, 1000, 5000);
-    gf_lag_ring_settled(&ring, 900);
-    assert_int_equal(gf_lag_ring_oldest_ms(&ring), 5000);
-    gf_lag_ring_settled(&ring, 0); /* a new log */
+    gf_lag_ring_acked(&ring, SECOND, 10, 5000);
+    gf_lag_ring_acked(&ring, SECOND, 11, 5300);
+    gf_lag_ring_acked(&ring, SECOND, 12, 5600);
+    gf_lag_ring_settled(&ring, 1, 11);
+    assert_int_equal(gf_lag_ring_oldest_ms(&ring), 5600); /* late by less than a sample's time */
+    gf_lag_ring_acked(&ring, SECOND, 13, 90000);
+    gf_lag_ring_settled(&ring, 1, 11);
+    assert_int_equal(gf_lag_ring_oldest_ms(&ring), 5600);
+    gf_lag_ring_settled(&ring, 1, 13);
+    assert_int_equal(gf_lag_ring_oldest_ms(&ring), 90000);
+    gf_lag_ring_settled(&ring, 1, 14);
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), INT64_MAX);
-    gf_lag_ring_acked(&ring, SECOND, 3, 7000);
-    gf_lag_ring_settled(&ring, 3);
-    assert_int_equal(gf_lag_ring_oldest_ms(&ring), 7000);
+}
+
+static void a_new_log_drops_what_will_never_settle(void **state)
+{
+    static const int64_t settled[] = {900, 0}; /* of the old log; none of it, too */
+
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(settled); i++) {
+        struct gf_lag_ring ring = {0};
+
+        gf_lag_ring_acked(&ring, SECOND, 1000, 5000); /* before the first look */
+        gf_lag_ring_settled(&ring, 1, settled[i]);
+        assert_int_equal(gf_lag_ring_oldest_ms(&ring), 5000);
+        gf_lag_ring_settled(&ring, 2, 0);
+        assert_int_equal(gf_lag_ring_oldest_ms(&ring), INT64_MAX);
+        gf_lag_ring_acked(&ring, SECOND, 3, 7000);
+        gf_lag_ring_settled(&ring, 2, 3);
+        assert_int_equal(gf_lag_ring_oldest_ms(&ring), 7000);
+    }
 }
 
 static void a_full_ring_keeps_its_oldest_and_goes_round(void **state)
@@ -55,11 +78,11 @@ static void a_full_ring_keeps_its_oldest_and_goes_round(void **state)
         gf_lag_ring_acked(&ring, SECOND, i, (int64_t)i * SECOND);
     assert_int_equal(ring.count, GF_LAG_SAMPLES);
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), 0);
-    gf_lag_ring_settled(&ring, 5);
+    gf_lag_ring_settled(&ring, 1, 5);
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), 5 * SECOND);
     for (int i = 0; i < 5; i++)
         gf_lag_ring_acked(&ring, SECOND, 1000 + i, (1000 + (int64_t)i) * SECOND);
-    gf_lag_ring_settled(&ring, 1004);
+    gf_lag_ring_settled(&ring, 1, 1004);
     assert_int_equal(gf_lag_ring_oldest_ms(&ring), 1004 * SECOND);
     assert_int_equal(ring.count, 1);
 }
@@ -85,7 +108,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_oldest_unsettled_sample_counts),
-        cmocka_unit_test(an_offset_that_goes_back_drops_what_will_never_settle),
+        cmocka_unit_test(what_came_after_the_last_sample_is_not_forgotten),
+        cmocka_unit_test(a_new_log_drops_what_will_never_settle),
         cmocka_unit_test(a_full_ring_keeps_its_oldest_and_goes_round),
         cmocka_unit_test(the_ring_spans_more_than_the_longest_allowed_lag),
     };
