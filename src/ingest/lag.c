@@ -12,6 +12,7 @@
 
 #define POLL_MS 1000
 #define SAMPLE_MIN_MS 1000
+#define PARTITIONS_MAX 1024 /* init makes no more; how many it made is pinned, and not this process's configuration */
 
 struct partition {
     struct gf_lag_ring ring;
@@ -24,8 +25,8 @@ struct gf_lag {
     struct gf_job job;
     bool polling;
     int64_t sample_ms;
-    int partition_count;
-    struct partition partitions[];
+    int partition_count; /* up to the last one that has acknowledged */
+    struct partition partitions[PARTITIONS_MAX];
 };
 
 void gf_lag_ring_acked(struct gf_lag_ring *ring, int64_t sample_ms, int64_t offset, int64_t now_ms)
@@ -72,8 +73,11 @@ static struct gf_lag *of_job(struct gf_job *job)
 
 void gf_lag_acked(struct gf_lag *lag, int32_t number, int64_t offset)
 {
-    if (number >= 0 && number < lag->partition_count)
-        gf_lag_ring_acked(&lag->partitions[number].ring, lag->sample_ms, offset, gf_clock_mono_ms());
+    if (number < 0 || number >= PARTITIONS_MAX)
+        return;
+    if (number >= lag->partition_count)
+        lag->partition_count = number + 1;
+    gf_lag_ring_acked(&lag->partitions[number].ring, lag->sample_ms, offset, gf_clock_mono_ms());
 }
 
 int64_t gf_lag_ms(const struct gf_lag *lag)
@@ -108,7 +112,7 @@ static enum gf_class read_progress(struct gf_job *job, struct gf_sql *sql, struc
     while (gf_sql_next(result)) {
         int64_t number = gf_sql_i64(result, 0);
 
-        if (number < 0 || number >= lag->partition_count)
+        if (number < 0 || number >= PARTITIONS_MAX)
             continue;
         lag->partitions[number].read_log = gf_sql_i64(result, 1);
         lag->partitions[number].read_offset = gf_sql_i64(result, 2);
@@ -140,11 +144,9 @@ static void on_timer(void *ctx)
 
 struct gf_lag *gf_lag_start(struct gf_ingest *ingest)
 {
-    int count = (int)ingest->config->kafka_partitions;
-    struct gf_lag *lag = gf_xcalloc(1, sizeof(*lag) + (size_t)count * sizeof(lag->partitions[0]));
+    struct gf_lag *lag = gf_xcalloc(1, sizeof(*lag)); /* zero pages until used */
 
     lag->ingest = ingest;
-    lag->partition_count = count;
     lag->sample_ms = gf_lag_sample_ms(ingest->config->ingest_lag_max);
     lag->timer = gf_timer_start(ingest->loop, POLL_MS, POLL_MS, on_timer, lag);
     return lag;

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "gf/clock.h"
 #include "ingest/ingest.h"
 
 #define SECOND 1000
@@ -104,6 +105,24 @@ static void the_ring_spans_more_than_the_longest_allowed_lag(void **state)
     }
 }
 
+/* init has pinned their number: what this process's kafka.partitions says does not matter. */
+static void partitions_beyond_the_configured_ones_count(void **state)
+{
+    struct gf_config config = {.kafka_partitions = 2, .ingest_lag_max = 30 * SECOND};
+    struct gf_ingest ingest = {.config = &config, .loop = gf_loop_create()};
+
+    (void)state;
+    ingest.lag = gf_lag_start(&ingest);
+    gf_lag_acked(ingest.lag, -1, 7); /* not told by Kafka */
+    gf_clock_sleep_ms(2);
+    assert_int_equal(gf_lag_ms(ingest.lag), 0);
+    gf_lag_acked(ingest.lag, 23, 7);
+    gf_clock_sleep_ms(2);
+    assert_in_range(gf_lag_ms(ingest.lag), 1, INT32_MAX);
+    gf_lag_stop(&ingest.lag);
+    gf_loop_destroy(&ingest.loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +131,7 @@ int main(void)
         cmocka_unit_test(a_new_log_drops_what_will_never_settle),
         cmocka_unit_test(a_full_ring_keeps_its_oldest_and_goes_round),
         cmocka_unit_test(the_ring_spans_more_than_the_longest_allowed_lag),
+        cmocka_unit_test(partitions_beyond_the_configured_ones_count),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
