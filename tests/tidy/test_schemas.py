@@ -82,6 +82,19 @@ def test_dead_letter_schema_lists_every_reason():
     assert json.loads(read("schemas/dead_letter.schema.json"))["properties"]["reason"]["enum"] == reasons
 
 
+def test_openapi_names_every_problem_code():
+    """Clients branch on them; which operation gives which one, test_openapi.py of the integration tests sees."""
+    written = set(re.findall(r'X\([A-Z_]+, [45]\d\d, "([a-z_]+)"', read("src/ingest/ingest.h")))
+    for name in ("parser.c", "server.c"):
+        written |= set(re.findall(r'refuse\(\w+, [45]\d\d, "([a-z_]+)"', read("src/adapter/http/" + name)))
+    assert {"internal_error", "unavailable", "headers_too_large", "request_timeout"} <= written
+    documented = read("schemas/openapi.yaml")
+    named = set(re.findall(r"[45]\d\d\s+`([a-z_]+)`", documented))
+    for codes in re.findall(r"code: \{enum: \[([a-z_, ]+)\]", documented):
+        named |= set(codes.split(", "))
+    assert named == written
+
+
 def test_asyncapi_refers_to_what_exists():
     document = yaml.safe_load(read("schemas/asyncapi.yaml"))
     assert document["asyncapi"] == "3.0.0"
