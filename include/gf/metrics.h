@@ -10,7 +10,7 @@
     X(HTTP_2XX, COUNTER, "giftflow_http_responses_total", "class=\"2xx\"", "HTTP responses by status class")           \
     X(HTTP_4XX, COUNTER, "giftflow_http_responses_total", "class=\"4xx\"", "HTTP responses by status class")           \
     X(HTTP_5XX, COUNTER, "giftflow_http_responses_total", "class=\"5xx\"", "HTTP responses by status class")           \
-    X(HTTP_CUT, COUNTER, "giftflow_http_connections_cut_total", "", "connections closed for slow or malformed input")  \
+    X(HTTP_CUT, COUNTER, "giftflow_http_connections_cut_total", "", "connections closed for slow or malformed input, or slow reading") \
     X(HTTP_CONNECTIONS, GAUGE, "giftflow_http_connections", "", "open HTTP connections")                              \
     X(HTTP_IN_FLIGHT, GAUGE, "giftflow_http_in_flight", "", "requests being answered")                                \
     X(GIFT_ACCEPTED, COUNTER, "giftflow_gifts_total", "answer=\"accepted\"", "POST /v1/gifts by answer")               \

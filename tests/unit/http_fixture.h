@@ -26,6 +26,8 @@
 
 #define PATIENCE_MS 20000
 #define HOST "Host: a\r\n"
+#define LARGE_ANSWER (3 << 20)
+#define HUGE_ANSWER (12 << 20)
 
 struct fixture {
     pthread_t thread;
@@ -74,11 +76,13 @@ static void on_later(void *ctx)
 
 static void on_request(struct gf_http_req *req, void *ctx)
 {
-    static char large[3 << 20];
+    static char large[HUGE_ANSWER];
     struct fixture *fixture = ctx;
     struct gf_slice path = gf_http_path(req);
-    const struct gf_http_answer big = {
-        .status = 200, .content_type = "text/plain", .body = large, .body_len = sizeof(large)};
+    const struct gf_http_answer big = {.status = 200,
+                                       .content_type = "text/plain",
+                                       .body = large,
+                                       .body_len = gf_slice_is(path, "/huge") ? HUGE_ANSWER : LARGE_ANSWER};
 
     fixture->requests++;
     if (gf_slice_is(path, "/park")) {
@@ -86,7 +90,7 @@ static void on_request(struct gf_http_req *req, void *ctx)
     } else if (gf_slice_is(path, "/later")) {
         fixture->parked = req;
         fixture->timer = gf_timer_start(fixture->loop, 5, 0, on_later, fixture);
-    } else if (gf_slice_is(path, "/large")) {
+    } else if (gf_slice_is(path, "/large") || gf_slice_is(path, "/huge")) {
         memset(large, 'x', sizeof(large));
         gf_http_respond(req, &big);
     } else {

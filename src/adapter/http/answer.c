@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes out: the head and body of an answer in one buffer, written at once where the socket takes it. What it does not
- * take is copied and waits; at most one answer per connection is unsent, because the next request waits for it. */
+ * take is copied and waits; at most one answer per connection is unsent, because the next request waits for it, and
+ * UNSENT_MAX of all of them: who reads slowly when that is reached is cut. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -9,9 +10,12 @@
 #include "gf/metrics.h"
 #include "internal.h"
 
+#define UNSENT_MAX (64u << 20) /* bytes: clients that ask for long answers and read none must not take all memory */
+
 struct pending {
     uv_write_t write;
     struct conn *conn;
+    size_t len;
     char bytes[];
 };
 
@@ -104,6 +108,7 @@ static void on_written(uv_write_t *write, int status)
     struct pending *pending = (struct pending *)write;
     struct conn *conn = pending->conn;
 
+    conn->server->unsent -= pending->len;
     free(pending);
     if (conn->state == CONN_CLOSED)
         return;
@@ -117,14 +122,25 @@ static void on_written(uv_write_t *write, int status)
 
 static void write_later(struct conn *conn, const char *bytes, size_t len)
 {
-    struct pending *pending = gf_xmalloc(sizeof(*pending) + len);
-    uv_buf_t buf = uv_buf_init(pending->bytes, (unsigned)len);
+    struct gf_http_server *server = conn->server;
+    struct pending *pending;
+    uv_buf_t buf;
 
-    pending->conn = conn;
-    memcpy(pending->bytes, bytes, len);
-    conn_arm(conn, CONN_WRITING, conn->server->opts.idle_timeout_ms);
-    if (uv_write(&pending->write, (uv_stream_t *)conn->tcp, &buf, 1, on_written) == 0)
+    if (len > UNSENT_MAX - server->unsent) {
+        conn_cut(conn);
+        conn_close(conn);
         return;
+    }
+    pending = gf_xmalloc(sizeof(*pending) + len);
+    pending->conn = conn;
+    pending->len = len;
+    memcpy(pending->bytes, bytes, len);
+    buf = uv_buf_init(pending->bytes, (unsigned)len);
+    conn_arm(conn, CONN_WRITING, server->opts.idle_timeout_ms);
+    if (uv_write(&pending->write, (uv_stream_t *)conn->tcp, &buf, 1, on_written) == 0) {
+        server->unsent += len;
+        return;
+    }
     free(pending);
     conn->gone = true;
     conn_close(conn);

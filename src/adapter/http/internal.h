@@ -57,6 +57,7 @@ struct gf_http_server {
     int conn_count, in_flight, port;
     int handles; /* listener, and connections until their memory is freed; ours goes with the last one */
     bool draining, closing;
+    size_t unsent; /* bytes of all answers that sockets have not taken */
     struct gf_buf out;
     int64_t date_s;
     char date[64];
@@ -74,5 +75,6 @@ bool cors_preflight(struct conn *conn);
 
 /* server.c */
 void conn_close(struct conn *conn);
+void conn_cut(const struct conn *conn); /* counts one that ends against its client's will */
 void conn_written(struct conn *conn); /* the whole answer has left */
 void conn_arm(struct conn *conn, enum conn_state state, int64_t timeout_ms);

@@ -83,7 +83,7 @@ void conn_arm(struct conn *conn, enum conn_state state, int64_t timeout_ms)
     conn->deadline_ms = (int64_t)uv_now(conn->server->uv) + timeout_ms;
 }
 
-static void cut(struct conn *conn)
+void conn_cut(const struct conn *conn)
 {
     if (conn->server->opts.count_metrics)
         gf_metric_add(GF_M_HTTP_CUT, 1);
@@ -259,7 +259,7 @@ static bool step(struct conn *conn)
 
     conn->len = conn->start + len;
     if (result == HTTP_BAD) {
-        cut(conn);
+        conn_cut(conn);
         refuse(conn, conn->parser.status, conn->parser.code, conn->parser.detail);
         return false;
     }
@@ -345,7 +345,7 @@ static void expire(struct conn *conn)
     switch (conn->state) {
     case CONN_HEAD:
     case CONN_BODY:
-        cut(conn);
+        conn_cut(conn);
         refuse(conn, 408, "request_timeout", "the request did not arrive in time");
         break;
     case CONN_FLIGHT: /* the handler still holds the request; its answer will be dropped */
@@ -353,7 +353,7 @@ static void expire(struct conn *conn)
         refuse(conn, 503, "unavailable", "no answer in time; retry with this key");
         break;
     case CONN_WRITING:
-        cut(conn);
+        conn_cut(conn);
         conn_close(conn);
         break;
     case CONN_IDLE:
