@@ -134,7 +134,9 @@ void gf_catalogue_cache_poll(struct gf_catalogue_cache *cache);
 uint64_t gf_catalogue_cache_generation(const struct gf_catalogue_cache *cache);
 /* The answer of GET /v1/gifts, kept by queries.c. */
 #define GF_GIFT_LIST_MAX (8u << 20)
+struct query;
 struct gf_gift_list {
+    struct query *reader; /* of this generation or an older one; NULL: nobody reads */
     struct gf_buf body;
     bool valid;
     uint64_t generation;

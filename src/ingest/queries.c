@@ -17,6 +17,7 @@
 #define BODY_MAX (128u << 10)
 #define CURSOR_BYTES 10 /* log, off: big-endian */
 #define CURSOR_TEXT 14
+#define BUSY "the database is away or too busy"
 
 struct query {
     struct gf_job job;
@@ -33,6 +34,7 @@ struct query {
     uint64_t generation;
     int64_t now_ms, expires_ms;
     struct gf_buf body;
+    struct query *next; /* of those who wait for the same read */
 };
 
 static void free_query(struct query *query)
@@ -53,6 +55,14 @@ static void refuse(struct query *query, enum gf_problem problem, const char *det
     free_query(query);
 }
 
+static void refuse_all(struct query *query, enum gf_problem problem, const char *detail)
+{
+    for (struct query *next; query != NULL; query = next) {
+        next = query->next;
+        refuse(query, problem, detail);
+    }
+}
+
 static void unavailable(struct query *query, const char *detail)
 {
     gf_unavailable_respond(query->req, detail, NULL);
@@ -62,16 +72,19 @@ static void unavailable(struct query *query, const char *detail)
 static void on_done(struct gf_job *job, enum gf_class class, const struct gf_error *error)
 {
     struct query *query = (struct query *)job;
+    struct gf_gift_list *list = gf_catalogue_cache_list(query->ingest->catalogue);
 
+    if (list->reader == query)
+        list->reader = NULL;
     if (class == GF_OK) {
         query->on_read(query);
         return;
     }
     gf_log(class == GF_RETRY ? GF_WARN : GF_ERROR, "query_failed", "error=\"%s\"", error->text);
     if (class == GF_RETRY)
-        unavailable(query, "the database does not answer");
+        refuse_all(query, GF_PROBLEM_UNAVAILABLE, "the database does not answer");
     else
-        refuse(query, GF_PROBLEM_INTERNAL, NULL);
+        refuse_all(query, GF_PROBLEM_INTERNAL, NULL);
 }
 
 static struct query *create(const struct gf_call *call, void (*on_read)(struct query *query))
@@ -92,7 +105,7 @@ static void submit(struct query *query, enum gf_class (*run)(struct gf_job *, st
 {
     query->job.run = run;
     if (gf_db_submit(query->ingest->db, &query->job) != GF_OK)
-        unavailable(query, "the database is away or too busy");
+        unavailable(query, BUSY);
 }
 
 /* ---- GET /v1/requests/{id}, GET /admin/v1/requests/{user}/{id} ---- */
@@ -482,7 +495,7 @@ static void on_gifts_read(struct query *query)
 
     if (!gf_buf_ok(&query->body)) {
         gf_log(GF_ERROR, "gift_list_refused", "bytes_max=%u", GF_GIFT_LIST_MAX);
-        refuse(query, GF_PROBLEM_INTERNAL, "the catalogue is too large for one list");
+        refuse_all(query, GF_PROBLEM_INTERNAL, "the catalogue is too large for one list");
         return;
     }
     if (query->generation == gf_catalogue_cache_generation(query->ingest->catalogue)) {
@@ -491,6 +504,11 @@ static void on_gifts_read(struct query *query)
         list->generation = query->generation;
         list->expires_ms = query->expires_ms;
         list->valid = true;
+    }
+    for (struct query *waiter = query->next, *next; waiter != NULL; waiter = next) {
+        next = waiter->next;
+        gf_json_respond(waiter->req, 200, NULL, &query->body);
+        free_query(waiter);
     }
     answer(query);
 }
@@ -506,8 +524,17 @@ void gf_query_gifts(const struct gf_call *call)
         return;
     }
     query = create(call, on_gifts_read);
+    if (list->reader != NULL && list->reader->generation == generation) { /* all ask when it has just run out */
+        query->next = list->reader->next;
+        list->reader->next = query;
+        return;
+    }
     query->body.max = GF_GIFT_LIST_MAX;
     query->generation = generation;
     query->expires_ms = query->now_ms + call->ingest->config->catalogue_refresh;
-    submit(query, run_gifts);
+    query->job.run = run_gifts;
+    if (gf_db_submit(query->ingest->db, &query->job) == GF_OK)
+        list->reader = query;
+    else
+        unavailable(query, BUSY);
 }

@@ -4,6 +4,7 @@
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -178,6 +179,31 @@ def test_ingest_starts_without_its_parts_and_finds_them(own):
     wait_until(lambda: own.is_ready("ingest-1"), 60, "ready")
     wait_until(lambda: own.gift(user, gift_id=1, key=key)[0] == 202, 60, "served")
     assert own.outcome(user, key, 60)["balance_after"] == 9
+
+
+def test_many_who_ask_for_the_gifts_share_one_read(own, monkeypatch):
+    """The list is read anew after each change and each catalogue.refresh, just when everybody asks for it: they must not fill the queue of the others."""
+    for name, value in {"INGEST_DB_QUEUE": "16", "INGEST_REQUEST_TIMEOUT": "40s", "INGEST_LEASE": "50s", "MYSQL_READ_TIMEOUT": "60s"}.items():
+        monkeypatch.setitem(own.environ, f"GIFTFLOW_{name}", value)
+    own.stop("ingest-1")
+    own.start("ingest-1")
+    host, port = own.ingest_url(1).removeprefix("http://").split(":")
+    ask = f"GET /v1/gifts HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {own.token(1)}\r\n\r\n".encode()
+    clients = []
+    try:
+        with own.frozen("mysql"):
+            for _ in range(60):
+                clients.append(socket.create_connection((host, int(port)), timeout=60))
+                clients[-1].sendall(ask)
+            wait_until(lambda: own.metrics("ingest-1")["giftflow_http_in_flight"] == 60, what="60 requests under way")
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+    finally:
+        for client in clients:
+            client.close()
+        monkeypatch.undo()
+        own.stop("ingest-1")
+        own.start("ingest-1")
 
 
 def test_a_drained_ingest_answers_what_it_has(own):
