@@ -211,10 +211,11 @@ static void put(int fd, const char *bytes, size_t len)
     }
 }
 
+static char head[8192]; /* of the last answer */
+
 /* Reads one answer; its status, 0 when the connection ended, -1 on a time-out. The body goes to body_r. */
 static int take(int fd, char *body_r, size_t size)
 {
-    static char head[8192];
     size_t len = 0, want;
     char *end, *field;
     struct pollfd ready = {.fd = fd, .events = POLLIN};

@@ -29,6 +29,10 @@ static const struct row rows[] = {
     ROW("patch", "PATCH / HTTP/1.1\r\n" HOST "\r\n", 200, false),
     ROW("upgrade unanswered", "GET / HTTP/1.1\r\n" HOST "Connection: upgrade\r\nUpgrade: x\r\n\r\n", 200, false),
     ROW("upgrade taken", "GET /ws HTTP/1.1\r\n" HOST "Connection: upgrade\r\nUpgrade: x\r\n\r\n", 426, false),
+    ROW("upgrade with a body", "GET /ws HTTP/1.1\r\n" HOST "Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 1\r\n\r\na",
+        200, false), /* the handler's, not the other protocol's */
+    ROW("100-continue in 1.0", "POST / HTTP/1.0\r\nConnection: keep-alive\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\na",
+        200, false),
     /* smuggling: length */
     ROW("TE and CL", "POST / HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400,
         true),
@@ -144,6 +148,7 @@ static void each_row_gets_its_status(void **state)
             fail_msg("%s: got %d, not %d (%s)", rows[i].name, status, rows[i].status, body);
         if (status >= 400)
             assert_non_null(strstr(body, "\"code\":\""));
+        assert_int_equal(strstr(head, "Connection: close\r\n") != NULL, rows[i].closes);
         if (rows[i].closes) {
             if (!is_closed(fd))
                 fail_msg("%s: still open", rows[i].name);

@@ -3,6 +3,17 @@
  * against it. */
 #include "http_fixture.h"
 
+/* All that was put before has been read when this returns: the server looks at its connections in turn. */
+static void see_that_the_server_has_read(const struct fixture *fixture)
+{
+    int fd = dial(fixture);
+    char body[4096];
+
+    put(fd, "GET / HTTP/1.1\r\n" HOST "\r\n", strlen("GET / HTTP/1.1\r\n" HOST "\r\n"));
+    assert_int_equal(take(fd, body, sizeof(body)), 200);
+    (void)close(fd);
+}
+
 static void pipelined_requests_are_answered_in_order(void **state)
 {
     struct gf_http_opts opts = patient();
@@ -30,6 +41,12 @@ static void pipelined_requests_are_answered_in_order(void **state)
     assert_memory_equal(body, "0 /2 ", 5);
     assert_true(is_closed(fd));
     (void)close(fd);
+    fd = dial(fixture); /* half a request behind a whole one: it will never be complete */
+    put(fd, "GET /later HTTP/1.1\r\n" HOST "\r\nGET /", strlen("GET /later HTTP/1.1\r\n" HOST "\r\nGET /"));
+    assert_int_equal(shutdown(fd, SHUT_WR), 0);
+    assert_int_equal(take(fd, body, sizeof(body)), 200);
+    assert_true(is_closed(fd));
+    (void)close(fd);
     stop(fixture);
 }
 
@@ -49,6 +66,16 @@ static void too_large_input_is_cut(void **state)
     assert_int_equal(take(fd, body, sizeof(body)), 431);
     assert_true(is_closed(fd));
     (void)close(fd);
+
+    for (size_t extra = 0; extra < 2; extra++) { /* a head of the limit, and one byte more */
+        fd = dial(fixture);
+        len = (size_t)snprintf(text, sizeof(text), "GET / HTTP/1.1\r\n" HOST "X: ");
+        memset(text + len, 'a', opts.header_max + extra - len);
+        memcpy(text + opts.header_max + extra - 4, "\r\n\r\n", 4);
+        put(fd, text, opts.header_max + extra);
+        assert_int_equal(take(fd, body, sizeof(body)), extra == 0 ? 200 : 431);
+        (void)close(fd);
+    }
 
     fd = dial(fixture); /* too many fields */
     len = (size_t)snprintf(text, sizeof(text), "GET / HTTP/1.1\r\n" HOST);
@@ -88,18 +115,23 @@ static void too_large_input_is_cut(void **state)
 
 static void a_body_is_asked_for_with_100_continue(void **state)
 {
-    static const char head[] = "POST /e HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    static const char ask[] = "POST /e HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    static const char old[] = "POST /e HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
     struct gf_http_opts opts = patient();
     struct fixture *fixture = start(&opts);
     int fd = dial(fixture);
     char body[4096];
 
     (void)state;
-    put(fd, head, strlen(head));
+    put(fd, ask, strlen(ask));
     assert_int_equal(take(fd, body, sizeof(body)), 100);
     put(fd, "hi", 2);
     assert_int_equal(take(fd, body, sizeof(body)), 200);
     assert_string_equal(body, "1 /e q= x= b=hi n=2");
+    put(fd, old, strlen(old)); /* who speaks 1.0 would take it for the answer */
+    see_that_the_server_has_read(fixture);
+    put(fd, "hi", 2);
+    assert_int_equal(take(fd, body, sizeof(body)), 200);
     (void)close(fd);
     stop(fixture);
 }
@@ -205,7 +237,17 @@ static void slow_clients_get_408(void **state)
     }
     assert_int_equal(take(fd, body, sizeof(body)), 408);
     (void)close(fd);
-    fd = dial(fixture); /* silence is just closed */
+    fd = dial(fixture); /* nor does a whole request before it */
+    put(fd, "GET / HTTP/1.1\r\n" HOST "\r\nGET /", strlen("GET / HTTP/1.1\r\n" HOST "\r\nGET /"));
+    assert_int_equal(take(fd, body, sizeof(body)), 200);
+    assert_int_equal(take(fd, body, sizeof(body)), 408);
+    (void)close(fd);
+    fd = dial(fixture); /* silence is just closed, */
+    assert_int_equal(take(fd, body, sizeof(body)), 0);
+    (void)close(fd);
+    fd = dial(fixture); /* after an answer, too */
+    put(fd, "GET / HTTP/1.1\r\n" HOST "\r\n", strlen("GET / HTTP/1.1\r\n" HOST "\r\n"));
+    assert_int_equal(take(fd, body, sizeof(body)), 200);
     assert_int_equal(take(fd, body, sizeof(body)), 0);
     (void)close(fd);
     stop(fixture);
@@ -326,17 +368,6 @@ static void a_full_buffer_is_read_on_once_requests_have_left_it(void **state)
     stop(fixture);
 }
 
-/* All that was put before has been read when this returns: the server looks at its connections in turn. */
-static void see_that_the_server_has_read(const struct fixture *fixture)
-{
-    int fd = dial(fixture);
-    char body[4096];
-
-    put(fd, "GET / HTTP/1.1\r\n" HOST "\r\n", strlen("GET / HTTP/1.1\r\n" HOST "\r\n"));
-    assert_int_equal(take(fd, body, sizeof(body)), 200);
-    (void)close(fd);
-}
-
 /* A client that takes next to nothing before it is read from. */
 static int dial_narrow(const struct fixture *fixture)
 {
@@ -380,6 +411,34 @@ static void what_slow_readers_leave_unsent_is_bounded(void **state)
     stop(fixture);
 }
 
+/* With room for one connection the next one tells when the first has ended. */
+static void who_does_not_read_the_answer_is_cut(void **state)
+{
+    static char body[HUGE_ANSWER + 1];
+    struct gf_http_opts opts = patient();
+    struct fixture *fixture;
+    int64_t end_ms = gf_clock_mono_ms() + PATIENCE_MS;
+    int slow, next, status;
+
+    (void)state;
+    opts.connections_max = 1;
+    opts.idle_timeout_ms = 60;
+    fixture = start(&opts);
+    slow = dial_narrow(fixture);
+    put(slow, "GET /huge HTTP/1.1\r\n" HOST "\r\n", strlen("GET /huge HTTP/1.1\r\n" HOST "\r\n"));
+    do {
+        next = dial(fixture);
+        put(next, "GET / HTTP/1.1\r\n" HOST "\r\n", strlen("GET / HTTP/1.1\r\n" HOST "\r\n"));
+        status = take(next, body, sizeof(body));
+        (void)close(next);
+        gf_clock_sleep_ms(5);
+    } while (status != 200 && gf_clock_mono_ms() < end_ms);
+    assert_int_equal(status, 200);
+    assert_int_equal(take(slow, body, sizeof(body)), 0); /* in the middle of its answer */
+    (void)close(slow);
+    stop(fixture);
+}
+
 static void draining_closes_idle_connections_and_finishes_the_rest(void **state)
 {
     struct gf_http_opts opts = patient();
@@ -408,7 +467,7 @@ static void draining_closes_idle_connections_and_finishes_the_rest(void **state)
 /* Who drains waits for what counts as in flight, and cuts the rest. */
 static void what_has_begun_is_in_flight_until_its_answer_has_left(void **state)
 {
-    static const char head[] = "POST /b HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\n";
+    static const char ask[] = "POST /b HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\n";
     static char body[LARGE_ANSWER + 1];
     struct gf_http_opts opts = patient();
     struct fixture *fixture = start(&opts);
@@ -417,7 +476,7 @@ static void what_has_begun_is_in_flight_until_its_answer_has_left(void **state)
     (void)state;
     for (int i = 0; i < LARGE; i++)
         put(slow, "GET /large HTTP/1.1\r\n" HOST "\r\n", strlen("GET /large HTTP/1.1\r\n" HOST "\r\n"));
-    put(half, head, strlen(head));
+    put(half, ask, strlen(ask));
     put(begun, "G", 1);
     see_that_the_server_has_read(fixture);
     gf_async_wake(fixture->drain);
@@ -430,6 +489,7 @@ static void what_has_begun_is_in_flight_until_its_answer_has_left(void **state)
     assert_in_range(answers, 1, LARGE);
     put(half, "ok", 2);
     assert_int_equal(take(half, body, sizeof(body)), 200);
+    assert_non_null(strstr(head, "Connection: close\r\n"));
     put(begun, "ET /c HTTP/1.1\r\n" HOST "\r\n", strlen("ET /c HTTP/1.1\r\n" HOST "\r\n"));
     assert_int_equal(take(begun, body, sizeof(body)), 200);
     assert_true(is_closed(begun));
@@ -549,6 +609,7 @@ int main(void)
         cmocka_unit_test(an_answer_larger_than_the_socket_arrives_whole),
         cmocka_unit_test(a_full_buffer_is_read_on_once_requests_have_left_it),
         cmocka_unit_test(what_slow_readers_leave_unsent_is_bounded),
+        cmocka_unit_test(who_does_not_read_the_answer_is_cut),
         cmocka_unit_test(draining_closes_idle_connections_and_finishes_the_rest),
         cmocka_unit_test(what_has_begun_is_in_flight_until_its_answer_has_left),
         cmocka_unit_test(the_client_keeps_its_connection),
