@@ -87,6 +87,9 @@ static void on_request(struct gf_http_req *req, void *ctx)
     fixture->requests++;
     if (gf_slice_is(path, "/park")) {
         fixture->parked = req;
+    } else if (gf_slice_is(path, "/stall")) {
+        gf_clock_sleep_ms(400);
+        echo(req, fixture);
     } else if (gf_slice_is(path, "/later")) {
         fixture->parked = req;
         fixture->timer = gf_timer_start(fixture->loop, 5, 0, on_later, fixture);

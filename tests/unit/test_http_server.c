@@ -253,6 +253,31 @@ static void slow_clients_get_408(void **state)
     stop(fixture);
 }
 
+/* One of many tries is enough: each needs the second client to be accepted before the server stalls. */
+static void what_came_while_the_server_stalled_came_in_time(void **state)
+{
+    struct gf_http_opts opts = patient();
+    struct fixture *fixture;
+    char body[4096];
+    int status = 0;
+
+    (void)state;
+    opts.header_timeout_ms = opts.idle_timeout_ms = 200;
+    fixture = start(&opts);
+    for (int i = 0; i < 20 && status != 200; i++) {
+        int fd = dial(fixture), stall = dial(fixture);
+
+        put(stall, "GET /stall HTTP/1.1\r\n" HOST "\r\n", strlen("GET /stall HTTP/1.1\r\n" HOST "\r\n"));
+        gf_clock_sleep_ms(50);
+        put(fd, "GET / HTTP/1.1\r\n" HOST "\r\n", strlen("GET / HTTP/1.1\r\n" HOST "\r\n"));
+        status = take(fd, body, sizeof(body));
+        (void)close(fd);
+        (void)close(stall);
+    }
+    assert_int_equal(status, 200);
+    stop(fixture);
+}
+
 static void a_late_answer_is_dropped_after_503(void **state)
 {
     struct gf_http_opts opts = patient();
@@ -603,6 +628,7 @@ int main(void)
         cmocka_unit_test(head_has_the_length_but_no_body),
         cmocka_unit_test(only_pages_of_named_origins_may_call),
         cmocka_unit_test(slow_clients_get_408),
+        cmocka_unit_test(what_came_while_the_server_stalled_came_in_time),
         cmocka_unit_test(a_late_answer_is_dropped_after_503),
         cmocka_unit_test(a_request_outlives_its_client),
         cmocka_unit_test(connections_over_the_cap_get_503),

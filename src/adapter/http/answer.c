@@ -103,6 +103,12 @@ static void build(struct conn *conn, const struct gf_http_answer *answer)
     GF_ASSERT(gf_buf_ok(out));
 }
 
+void conn_cut(const struct conn *conn)
+{
+    if (conn->server->opts.count_metrics)
+        gf_metric_add(GF_M_HTTP_CUT, 1);
+}
+
 static void on_written(uv_write_t *write, int status)
 {
     struct pending *pending = (struct pending *)write;

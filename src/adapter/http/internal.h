@@ -49,6 +49,8 @@ struct gf_http_server {
     uv_loop_t *uv;
     uv_tcp_t listener;
     struct gf_timer *sweep;
+    int64_t swept_ms; /* loop's time of the last sweep */
+    bool spared;      /* that one was left out */
     struct gf_http_opts opts;
     gf_http_handler_fn on_request;
     gf_http_upgrade_fn on_upgrade;
@@ -68,6 +70,7 @@ struct gf_http_server {
 void conn_send(struct conn *conn, const struct gf_http_answer *answer);
 void conn_send_problem(struct conn *conn, const struct gf_http_problem *problem);
 void conn_send_continue(struct conn *conn);
+void conn_cut(const struct conn *conn); /* counts one that ends against its client's will */
 
 /* cors.c */
 void cors_headers(const struct conn *conn, struct gf_buf *out);
@@ -75,6 +78,5 @@ bool cors_preflight(struct conn *conn);
 
 /* server.c */
 void conn_close(struct conn *conn);
-void conn_cut(const struct conn *conn); /* counts one that ends against its client's will */
 void conn_written(struct conn *conn); /* the whole answer has left */
 void conn_arm(struct conn *conn, enum conn_state state, int64_t timeout_ms);

@@ -83,12 +83,6 @@ void conn_arm(struct conn *conn, enum conn_state state, int64_t timeout_ms)
     conn->deadline_ms = (int64_t)uv_now(conn->server->uv) + timeout_ms;
 }
 
-void conn_cut(const struct conn *conn)
-{
-    if (conn->server->opts.count_metrics)
-        gf_metric_add(GF_M_HTTP_CUT, 1);
-}
-
 /* The server's own answer to input that ends the connection. */
 static void refuse(struct conn *conn, int status, const char *code, const char *detail)
 {
@@ -365,19 +359,6 @@ static void expire(struct conn *conn)
     }
 }
 
-static void on_sweep(void *ctx)
-{
-    struct gf_http_server *server = ctx;
-    int64_t now_ms = (int64_t)uv_now(server->uv);
-    struct conn *next;
-
-    for (struct conn *conn = server->conns; conn != NULL; conn = next) {
-        next = conn->next;
-        if (conn->deadline_ms <= now_ms)
-            expire(conn);
-    }
-}
-
 static int64_t sweep_ms(const struct gf_http_opts *opts)
 {
     int64_t ms = SWEEP_MAX_MS;
@@ -388,6 +369,22 @@ static int64_t sweep_ms(const struct gf_http_opts *opts)
         if (timeouts[i] / 4 < ms)
             ms = timeouts[i] / 4;
     return ms < 10 ? 10 : ms;
+}
+
+static void on_sweep(void *ctx)
+{
+    struct gf_http_server *server = ctx;
+    int64_t now_ms = (int64_t)uv_now(server->uv);
+    bool stalled = now_ms - server->swept_ms > 2 * sweep_ms(&server->opts) && !server->spared;
+    struct conn *next;
+
+    server->swept_ms = now_ms;
+    server->spared = stalled; /* what came while we did not look is read first; but only once, or who is slow had no deadline */
+    for (struct conn *conn = stalled ? NULL : server->conns; conn != NULL; conn = next) {
+        next = conn->next;
+        if (conn->deadline_ms <= now_ms)
+            expire(conn);
+    }
 }
 
 /* ---- accepting ---- */
