@@ -181,6 +181,24 @@ def test_ingest_starts_without_its_parts_and_finds_them(own):
     assert own.outcome(user, key, 60)["balance_after"] == 9
 
 
+def test_a_hold_that_is_due_is_available_again(own, monkeypatch):
+    user, key = own.new_user(coins=10), uuid7()
+    own.drain()
+    monkeypatch.setitem(own.environ, "GIFTFLOW_INGEST_HOLD_TTL", "1s")
+    own.stop("settle-1")
+    own.stop("ingest-1")
+    own.start("ingest-1")
+    try:
+        assert own.gift(user, gift_id=1, quantity=3, key=key)[0] == 202
+        wait_until(lambda: own.http("GET", "/v1/wallet", user=user)[2]["available"] == 10, 60, "the hold is due")
+    finally:
+        monkeypatch.undo()
+        own.stop("ingest-1")
+        own.start("ingest-1")
+        own.start("settle-1")
+    assert own.outcome(user, key, 60)["balance_after"] == 7
+
+
 def test_many_who_ask_for_the_gifts_share_one_read(own, monkeypatch):
     """The list is read anew after each change and each catalogue.refresh, just when everybody asks for it: they must not fill the queue of the others."""
     for name, value in {"INGEST_DB_QUEUE": "16", "INGEST_REQUEST_TIMEOUT": "40s", "INGEST_LEASE": "50s", "MYSQL_READ_TIMEOUT": "60s"}.items():
