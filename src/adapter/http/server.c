@@ -495,10 +495,7 @@ void gf_http_server_limit(struct gf_http_server *server, int connections_max)
     server->opts.connections_max = connections_max;
 }
 
-int gf_http_server_port(const struct gf_http_server *server)
-{
-    return server->port;
-}
+int gf_http_server_port(const struct gf_http_server *server) { return server->port; }
 
 int gf_http_server_in_flight(const struct gf_http_server *server)
 {
