@@ -30,7 +30,7 @@
     X(gateway, link_port, INT, "8082", 0, 65535, "port on which routers connect; 0: any free port")                  \
     X(gateway, link_advertise, TEXT, "", 0, 200, "host:port that routers use; empty: link_bind:link_port, which is then no 0.0.0.0 or ::") \
     X(gateway, origins, TEXT, "", 0, 500, "allowed Origin values, comma-separated; empty: same host only")           \
-    X(gateway, connections_max, INT, "60000", 1, 1000000, "open client connections")                                 \
+    X(gateway, connections_max, INT, "60000", 1, 1000000, "open client connections; fewer where `ulimit -Hn` is lower") \
     X(gateway, message_max, BYTES, "4KiB", 128, 1048576, "longest client message")                                   \
     X(gateway, queue_frames, INT, "256", 4, 65536, "frames queued per client before room frames are dropped")        \
     X(gateway, queue_bytes, BYTES, "1MiB", 4096, 67108864, "bytes queued per client before it is closed (4408)")     \
@@ -43,7 +43,7 @@
     X(ingest, admin_port, INT, "8090", 0, 65535, "port of the admin API; 0: any free port")                          \
     X(ingest, body_max, BYTES, "16KiB", 256, 1048576, "longest request body")                                        \
     X(ingest, header_max, BYTES, "16KiB", 1024, 1048576, "longest request line plus headers")                        \
-    X(ingest, connections_max, INT, "10000", 1, 1000000, "open client connections")                                  \
+    X(ingest, connections_max, INT, "10000", 1, 1000000, "open client connections; fewer where `ulimit -Hn` is lower") \
     X(ingest, in_flight_max, INT, "5000", 1, 1000000, "requests being answered; more get 503")                       \
     X(ingest, header_timeout, MS, "10s", 100, 60000, "time to send the request line and headers")                    \
     X(ingest, body_timeout, MS, "10s", 100, 60000, "time to send the body")                                          \
