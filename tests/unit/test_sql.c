@@ -526,6 +526,8 @@ static void a_server_that_refuses_writes_is_passed_by(void **state)
 static void the_primary_is_found_among_the_addresses_of_a_name(void **state)
 {
     struct pair pair = {0};
+    struct gf_sql *user = NULL;
+    struct gf_error error;
 
     (void)state;
     if (!named)
@@ -551,6 +553,9 @@ static void the_primary_is_found_among_the_addresses_of_a_name(void **state)
     must(pair.root2, "SET GLOBAL read_only=0");
     mariadb_kill(&db);
     assert_int_equal(server_found(&pair), 2);
+    gf_copy(pair.config.mysql_database, sizeof(pair.config.mysql_database), "nowhere");
+    assert_int_equal(gf_sql_connect(&pair.config, GF_SQL_PLAIN, &user, &error), GF_RETRY);
+    assert_in_range(error.native, 1000, 1999); /* what the one has said, not that the other is gone */
     close_pair(&pair);
     db.bind[0] = '\0';
     mariadb_launch(&db);

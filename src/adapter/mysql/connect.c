@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening a connection, the same way for every role and tool: the servers of mysql.hosts in turn, at every address of their
- * names, until one is a writable primary that reads its tables. The server that worked last is tried first, so that after a failover nobody waits for the
- * dead one again and again. Threads: any; which server that was, and why none was found, is shared by the process.
- * Failures: every server is given up after mysql.connect_timeout, and its statements after mysql.read_timeout; what
- * each has said is in the error. There is no loop here: callers retry with their own pauses. */
+ * names, until one is a writable primary that reads its tables. The server that worked last is tried first, so that after a
+ * failover nobody waits for the dead one again and again, nor for the look-up of its name. Threads: any; which server that was,
+ * and why none was found, is shared by the process.
+ * Failures: every address is given up after mysql.connect_timeout, and its statements after mysql.read_timeout; a name's look-up
+ * takes as long as the resolver lets it. What each has said is in the error. There is no loop here: callers retry with their own
+ * pauses. */
+#include <errmsg.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -13,7 +16,7 @@
 
 #include "sql_internal.h"
 
-#define SERVERS_MAX 16 /* addresses of all names; each name's first is among them */
+#define ADDRESSES_MAX 16 /* of one name */
 
 enum {
     ERR_UNKNOWN_TABLE = 1109, /* information_schema says it so: where init stands before our database exists */
@@ -26,13 +29,13 @@ enum {
 struct target {
     const struct gf_config *config;
     enum gf_sql_session session;
-    struct gf_host hosts[SERVERS_MAX];
-    const char *unknown[SERVERS_MAX]; /* why this name has no address */
+    struct gf_host hosts[GF_MYSQL_HOSTS_MAX];
     int count;
     char password[256];
 };
 
-static atomic_int good_host; /* index of the server that worked last, or of the one behind it; only a hint */
+/* Of the server that worked last, or the one behind it: which of mysql.hosts, which address of its name. Only a hint. */
+static atomic_int good_host, good_address;
 static struct {
     pthread_mutex_t lock;
     char text[sizeof((struct gf_error *)0)->text];
@@ -42,7 +45,10 @@ void gf_sql_avoid(const struct gf_sql *sql)
 {
     int host = sql->host;
 
-    (void)atomic_compare_exchange_strong(&good_host, &host, host + 1); /* else another thread has moved it */
+    if (!sql->last_address)
+        atomic_store(&good_address, sql->address + 1);
+    else if (atomic_compare_exchange_strong(&good_host, &host, host + 1)) /* else another thread has moved it */
+        atomic_store(&good_address, 0);
 }
 
 static void set_trouble(const char *text)
@@ -171,7 +177,6 @@ static enum gf_class connect_one(const struct target *target, const struct gf_ho
     bool socket = host->port == 0;
     enum gf_class class;
 
-    sql->host = (int)(host - target->hosts);
     GF_ASSERT(mysql_init(&sql->my) != NULL);
     class = set_options(sql, config, socket, error_r);
     if (class == GF_OK && mysql_real_connect(&sql->my, socket ? NULL : host->name, config->mysql_user, target->password,
@@ -216,6 +221,63 @@ static void add_failure(const struct target *target, int at, const struct gf_err
                   error->text);
 }
 
+/* The numbers of host's addresses, or its socket; 0: error_r says why there are none. */
+static int find_addresses(const struct gf_host *host, struct gf_host servers_r[ADDRESSES_MAX], struct gf_error *error_r)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL;
+    int count = 0, rc;
+
+    servers_r[0] = *host;
+    if (host->port == 0)
+        return 1;
+    rc = getaddrinfo(host->name, NULL, &hints, &list);
+    if (rc != 0) {
+        (void)gf_fail(error_r, GF_RETRY, 0, "%s", gai_strerror(rc));
+        return 0;
+    }
+    for (const struct addrinfo *at = list; at != NULL && count < ADDRESSES_MAX; at = at->ai_next) {
+        struct gf_host *server = &servers_r[count++];
+
+        *server = *host;
+        rc = getnameinfo(at->ai_addr, at->ai_addrlen, server->name, sizeof(server->name), NULL, 0, NI_NUMERICHOST);
+        GF_ASSERT(rc == 0); /* numbers only, and room for them */
+    }
+    freeaddrinfo(list);
+    return count;
+}
+
+static bool is_unreached(const struct gf_error *error)
+{
+    return error->native >= CR_MIN_ERROR && error->native <= CR_MAX_ERROR;
+}
+
+/* Every address of a name is a server of its own: the library would take the first that answers, a replica perhaps. What one has
+ * said counts more than that another cannot be reached: localhost may be two addresses, of which a server has one. */
+static enum gf_class connect_host(const struct target *target, int at, struct gf_sql **sql_r, struct gf_error *error_r)
+{
+    int first = at == atomic_load(&good_host) ? atomic_load(&good_address) : 0, count;
+    struct gf_host servers[ADDRESSES_MAX];
+
+    count = find_addresses(&target->hosts[at], servers, error_r);
+    for (int i = 0; i < count; i++) {
+        int address = (first + i) % count;
+        struct gf_error error = {0};
+
+        if (connect_one(target, &servers[address], sql_r, &error) == GF_OK) {
+            (*sql_r)->host = at;
+            (*sql_r)->address = address;
+            (*sql_r)->last_address = address + 1 == count;
+            atomic_store(&good_host, at);
+            atomic_store(&good_address, address);
+            return GF_OK;
+        }
+        if (i == 0 || (is_unreached(error_r) && !is_unreached(&error)))
+            *error_r = error;
+    }
+    return error_r->class;
+}
+
 static enum gf_class connect_any(const struct target *target, struct gf_sql **sql_r, struct gf_error *error_r)
 {
     int first = atomic_load(&good_host) % target->count;
@@ -225,10 +287,7 @@ static enum gf_class connect_any(const struct target *target, struct gf_sql **sq
         int at = (first + i) % target->count;
         struct gf_error error = {0};
 
-        if (target->unknown[at] != NULL) {
-            (void)gf_fail(&error, GF_RETRY, 0, "%s", target->unknown[at]);
-        } else if (connect_one(target, &target->hosts[at], sql_r, &error) == GF_OK) {
-            atomic_store(&good_host, at);
+        if (connect_host(target, at, sql_r, &error) == GF_OK) {
             set_trouble("");
             return GF_OK;
         }
@@ -251,49 +310,16 @@ static enum gf_class read_password(const struct gf_config *config, char *passwor
     return gf_config_secret(config->mysql_password_file, password_r, size, &len, error_r);
 }
 
-/* Every address of a name is a server of its own: the library would take the first that answers, a replica perhaps. */
-static void add_servers(struct target *target, const struct gf_host *host, int max)
-{
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    struct addrinfo *list = NULL;
-    int rc = host->port != 0 ? getaddrinfo(host->name, NULL, &hints, &list) : 0;
-
-    if (list == NULL) {
-        target->unknown[target->count] = rc != 0 ? gai_strerror(rc) : NULL;
-        target->hosts[target->count++] = *host;
-        return;
-    }
-    for (const struct addrinfo *at = list; at != NULL && target->count < max; at = at->ai_next) {
-        struct gf_host *server = &target->hosts[target->count];
-
-        *server = *host;
-        rc = getnameinfo(at->ai_addr, at->ai_addrlen, server->name, sizeof(server->name), NULL, 0, NI_NUMERICHOST);
-        GF_ASSERT(rc == 0); /* numbers only, and room for them */
-        target->count++;
-    }
-    freeaddrinfo(list);
-}
-
-static void find_servers(struct target *target)
-{
-    struct gf_host hosts[GF_MYSQL_HOSTS_MAX];
-    int count = gf_config_mysql_hosts(target->config, hosts);
-
-    GF_ASSERT(count > 0); /* gf_config_load has seen to it */
-    for (int i = 0; i < count; i++)
-        add_servers(target, &hosts[i], SERVERS_MAX - (count - 1 - i));
-}
-
 enum gf_class gf_sql_connect(const struct gf_config *config, enum gf_sql_session session, struct gf_sql **sql_r,
                              struct gf_error *error_r)
 {
     struct target target = {.config = config, .session = session};
     enum gf_class class = read_password(config, target.password, sizeof(target.password), error_r);
 
-    if (class == GF_OK) {
-        find_servers(&target);
+    target.count = gf_config_mysql_hosts(config, target.hosts);
+    GF_ASSERT(target.count > 0); /* gf_config_load has seen to it */
+    if (class == GF_OK)
         class = connect_any(&target, sql_r, error_r);
-    }
     explicit_bzero(target.password, sizeof(target.password));
     return class;
 }

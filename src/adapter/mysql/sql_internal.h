@@ -7,7 +7,8 @@
 
 struct gf_sql {
     MYSQL my;
-    int host; /* in mysql.hosts */
+    int host, address; /* which of mysql.hosts, which address of its name */
+    bool last_address;
     bool lost;
 };
 
