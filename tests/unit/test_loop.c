@@ -246,6 +246,24 @@ static void a_drain_that_does_not_end_is_ended(void **state)
     assert_int_equal(end_of(start_stuck(50)), 1);
 }
 
+/* A process that has failed, say, closes what it has, and that may wait for ever. */
+static void a_loop_that_stops_by_itself_has_an_end_too(void **state)
+{
+    pid_t pid = fork();
+
+    (void)state;
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct probe probe = {.loop = gf_loop_create()};
+
+        gf_loop_on_signal(probe.loop, 50, on_wake, &probe);
+        gf_loop_stop(probe.loop);
+        for (;;)
+            gf_clock_sleep_ms(1000);
+    }
+    assert_int_equal(end_of(pid), 1);
+}
+
 static void on_drain_look(void *ctx)
 {
     struct itimerval left;
@@ -281,6 +299,7 @@ int main(void)
         cmocka_unit_test(the_first_sigterm_asks_to_drain),
         cmocka_unit_test(a_second_signal_ends_a_process_whose_loop_does_not_turn),
         cmocka_unit_test(a_drain_that_does_not_end_is_ended),
+        cmocka_unit_test(a_loop_that_stops_by_itself_has_an_end_too),
         cmocka_unit_test(a_loop_that_is_gone_ends_nobody),
     };
 

@@ -176,8 +176,22 @@ void gf_loop_run(struct gf_loop *loop)
         (void)uv_run(&loop->uv, UV_RUN_DEFAULT); /* the count of active handles says nothing here */
 }
 
+/* From here to the end of the process nobody promises that the loop turns: signals and deadline are the kernel's. */
+static void begin_end(struct gf_loop *loop)
+{
+    loop->draining = true;
+    for (int i = 0; i < 2; i++) {
+        GF_ASSERT(uv_signal_stop(&loop->signal[i]) == 0);
+        handle(ends[i], leave);
+    }
+    handle(SIGALRM, leave_overdue);
+    set_alarm(loop->overdue_ms);
+}
+
 void gf_loop_stop(struct gf_loop *loop)
 {
+    if (loop->signals_on && !loop->draining)
+        begin_end(loop); /* it ends by itself: what follows may be as long */
     loop->stopped = true;
     uv_stop(&loop->uv);
 }
@@ -188,19 +202,12 @@ void gf_loop_on_turn(struct gf_loop *loop, gf_loop_fn on_turn, void *ctx)
     loop->turn[loop->turn_count++] = (struct hook){.run = on_turn, .ctx = ctx};
 }
 
-/* From here to the end of the process nobody promises that the loop turns: signals and deadline are the kernel's. */
 static void on_signal(uv_signal_t *signal_handle, int number)
 {
     struct gf_loop *loop = signal_handle->data;
 
     (void)number;
-    loop->draining = true;
-    for (int i = 0; i < 2; i++) {
-        GF_ASSERT(uv_signal_stop(&loop->signal[i]) == 0);
-        handle(ends[i], leave);
-    }
-    handle(SIGALRM, leave_overdue);
-    set_alarm(loop->overdue_ms);
+    begin_end(loop);
     loop->drain.run(loop->drain.ctx);
 }
 
