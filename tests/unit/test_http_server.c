@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The HTTP server over a real loopback socket: pipelining, limits, slow clients, time-outs, drain; and our client
  * against it. */
+#include "gf/metrics.h"
 #include "http_fixture.h"
 
 /* All that was put before has been read when this returns: the server looks at its connections in turn. */
@@ -436,6 +437,31 @@ static void what_slow_readers_leave_unsent_is_bounded(void **state)
     stop(fixture);
 }
 
+static void slow_readers_make_room_for_others(void **state)
+{
+    static const char request[] = "GET /huge HTTP/1.1\r\n" HOST "\r\n";
+    struct fixture *fixture;
+    struct gf_http_opts opts = patient();
+    int64_t end_ms = gf_clock_mono_ms() + PATIENCE_MS, before = gf_metric_get(GF_M_HTTP_CUT);
+    int fds[20];
+
+    (void)state;
+    opts.idle_timeout_ms = 10 * PATIENCE_MS;
+    opts.connections_max = GF_COUNT(fds);
+    opts.count_metrics = true;
+    fixture = start(&opts);
+    for (size_t i = 0; i < GF_COUNT(fds); i++) {
+        fds[i] = dial_narrow(fixture);
+        put(fds[i], request, strlen(request));
+    }
+    while (gf_metric_get(GF_M_HTTP_CUT) - before < (int64_t)GF_COUNT(fds) && gf_clock_mono_ms() < end_ms)
+        gf_clock_sleep_ms(10);
+    assert_int_equal(gf_metric_get(GF_M_HTTP_CUT) - before, GF_COUNT(fds)); /* those who came first, too */
+    for (size_t i = 0; i < GF_COUNT(fds); i++)
+        (void)close(fds[i]);
+    stop(fixture);
+}
+
 /* With room for one connection the next one tells when the first has ended. */
 static void who_does_not_read_the_answer_is_cut(void **state)
 {
@@ -635,6 +661,7 @@ int main(void)
         cmocka_unit_test(an_answer_larger_than_the_socket_arrives_whole),
         cmocka_unit_test(a_full_buffer_is_read_on_once_requests_have_left_it),
         cmocka_unit_test(what_slow_readers_leave_unsent_is_bounded),
+        cmocka_unit_test(slow_readers_make_room_for_others),
         cmocka_unit_test(who_does_not_read_the_answer_is_cut),
         cmocka_unit_test(draining_closes_idle_connections_and_finishes_the_rest),
         cmocka_unit_test(what_has_begun_is_in_flight_until_its_answer_has_left),

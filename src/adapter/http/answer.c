@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes out: the head and body of an answer in one buffer, written at once where the socket takes it. What it does not
  * take is copied and waits; at most one answer per connection is unsent, because the next request waits for it, and
- * UNSENT_MAX of all of them: who reads slowly when that is reached is cut. */
+ * UNSENT_MAX of all of them: an answer beyond that is cut, and before it comes to that those who read slowly are. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -11,6 +11,7 @@
 #include "internal.h"
 
 #define UNSENT_MAX (64u << 20) /* bytes: clients that ask for long answers and read none must not take all memory */
+#define SLOW_MS 1000 /* an answer that has not left after so long, once half of that waits */
 
 struct pending {
     uv_write_t write;
@@ -124,6 +125,16 @@ static void on_written(uv_write_t *write, int status)
         return;
     }
     conn_written(conn);
+}
+
+/* Where much waits for slow readers they have less time: else a few of them could keep all others from their answers. */
+int64_t conn_deadline(const struct conn *conn)
+{
+    int64_t idle_ms = conn->server->opts.idle_timeout_ms;
+
+    if (conn->state == CONN_WRITING && conn->server->unsent > UNSENT_MAX / 2 && idle_ms > SLOW_MS)
+        return conn->deadline_ms - idle_ms + SLOW_MS;
+    return conn->deadline_ms;
 }
 
 static void write_later(struct conn *conn, const char *bytes, size_t len)

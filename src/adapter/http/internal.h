@@ -71,6 +71,7 @@ void conn_send(struct conn *conn, const struct gf_http_answer *answer);
 void conn_send_problem(struct conn *conn, const struct gf_http_problem *problem);
 void conn_send_continue(struct conn *conn);
 void conn_cut(const struct conn *conn); /* counts one that ends against its client's will */
+int64_t conn_deadline(const struct conn *conn); /* when the sweep ends it, or what it is at */
 
 /* cors.c */
 void cors_headers(const struct conn *conn, struct gf_buf *out);

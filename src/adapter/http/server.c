@@ -382,7 +382,7 @@ static void on_sweep(void *ctx)
     server->spared = stalled; /* what came while we did not look is read first; but only once, or who is slow had no deadline */
     for (struct conn *conn = stalled ? NULL : server->conns; conn != NULL; conn = next) {
         next = conn->next;
-        if (conn->deadline_ms <= now_ms)
+        if (conn_deadline(conn) <= now_ms)
             expire(conn);
     }
 }
