@@ -160,7 +160,11 @@ static int run(const struct gf_config *config, int argc, char **argv)
     enum gf_class class;
 
 #ifdef GF_NULL_STORE
-    if (argc > 1 && strcmp(argv[1], "--null-store") == 0) {
+    if (argc > 2 || (argc == 2 && strcmp(argv[1], "--null-store") != 0)) {
+        fprintf(stderr, "giftflow settle: unknown argument '%s'\n", argv[argc - 1]);
+        return 2;
+    }
+    if (argc == 2) {
         fprintf(stderr, "giftflow settle --null-store: NOTHING IS SETTLED. What is told to Redis and to the notices topic is made up.\n");
         store_null = true;
     }

@@ -147,7 +147,6 @@ static void take_credit(const struct gf_sql_result *result, struct gf_credit *cr
         gf_sql_uuid(result, ref, &credit_r->ref);
 }
 
-/* Rows of `credit` only: recharges are named by pay_order rows, which are locked before these. */
 static enum gf_class lock_credits(struct store *store, struct batch *batch, struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
