@@ -14,6 +14,7 @@
 
 #define LOGS_MAX 4096
 #define ROWS_PER_STATEMENT 1000
+#define WAITS_MAX 2 /* logs of one turn that may wait for their locks in vain */
 
 struct receiver {
     int64_t receiver_id, gross, host, trades;
@@ -198,19 +199,21 @@ static enum gf_class roll_log(struct sweep_jobs *jobs, int32_t log, bool *more_r
     return GF_OK;
 }
 
-/* A log that fails holds no other one up: their hosts have nothing to do with it. */
+/* A log that fails holds no other one up: their hosts have nothing to do with it. A second one that waited in vain ends the
+ * turn: it is the server's matter, and the other jobs' time. */
 enum gf_class gf_sweep_rollup(struct sweep_jobs *jobs, bool *more_r, struct gf_error *error_r)
 {
     static int32_t logs[LOGS_MAX];
     enum gf_class class, failed = GF_OK;
     struct gf_error error;
-    int count = 0;
+    int count = 0, waits = 0;
 
     class = find_logs(jobs, logs, &count, error_r);
-    for (int i = 0; i < count && !gf_sql_lost(jobs->sql); i++) {
+    for (int i = 0; i < count && waits < WAITS_MAX && !gf_sql_lost(jobs->sql); i++) {
         if (roll_log(jobs, logs[i], more_r, &error) == GF_OK)
             continue;
         gf_sql_rollback(jobs->sql);
+        waits += error.class == GF_RETRY;
         failed = gf_fail(error_r, error.class, error.native, "log %" PRId32 ": %s", logs[i], error.text);
     }
     return class == GF_OK ? failed : class;
