@@ -12,6 +12,7 @@ import pytest
 
 import cache
 from stack import BROKERS, ROOT, Stack, uuid7, wait_until
+from world import SANITIZERS
 
 ONLY_SETTLE = {"ingest": 0, "router": 0, "gateway": 0, "sweep": 0}
 FOREVER = 9223372036854775807
@@ -382,7 +383,7 @@ def test_fund_tells_a_refusal_from_a_delay(books):
     user = books.new_user((1 << 53) - 2)
     done = subprocess.run(
         [books.env["GIFTFLOW_BIN"], "fund", f"{user}-{user}", "2", "--wait", "60", "--config", books.env["GIFTFLOW_CONFIG"]],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, env=books.environ,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, env={**SANITIZERS, **books.environ},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "") and f"1 of the wallets {user}-{user} would have more than 2^53-1 coins" in done.stderr, done
     assert books.balance(user) == (1 << 53) - 2
