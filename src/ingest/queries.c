@@ -17,7 +17,6 @@
 #define BODY_MAX (128u << 10)
 #define CURSOR_BYTES 10 /* log, off: big-endian */
 #define CURSOR_TEXT 14
-#define BUSY "the database is away or too busy"
 
 struct query {
     struct gf_job job;
@@ -101,11 +100,14 @@ static struct query *create(const struct gf_call *call, void (*on_read)(struct q
     return query;
 }
 
-static void submit(struct query *query, enum gf_class (*run)(struct gf_job *, struct gf_sql *, struct gf_error *))
+/* False: refused, and gone. */
+static bool submit(struct query *query, enum gf_class (*run)(struct gf_job *, struct gf_sql *, struct gf_error *))
 {
     query->job.run = run;
-    if (gf_db_submit(query->ingest->db, &query->job) != GF_OK)
-        unavailable(query, BUSY);
+    if (gf_db_submit(query->ingest->db, &query->job) == GF_OK)
+        return true;
+    unavailable(query, "the database is away or too busy");
+    return false;
 }
 
 /* ---- GET /v1/requests/{id}, GET /admin/v1/requests/{user}/{id} ---- */
@@ -196,7 +198,7 @@ void gf_query_request_of(const struct gf_call *call, int64_t user_id, struct gf_
     if (!gf_uuid_parse(id.ptr, id.len, &query->id))
         refuse(query, GF_PROBLEM_MALFORMED, "the request id is not a UUID");
     else
-        submit(query, run_request);
+        (void)submit(query, run_request);
 }
 
 void gf_query_request(const struct gf_call *call)
@@ -272,7 +274,7 @@ static void on_wallet_read(struct query *query)
 
 void gf_query_wallet(const struct gf_call *call)
 {
-    submit(create(call, on_wallet_read), run_wallet);
+    (void)submit(create(call, on_wallet_read), run_wallet);
 }
 
 /* ---- GET /v1/wallet/trades ---- */
@@ -432,7 +434,7 @@ void gf_query_trades(const struct gf_call *call)
         refuse(query, GF_PROBLEM_MALFORMED, "cursor is not one that was returned here");
     } else {
         query->limit = (int)count;
-        submit(query, run_trades);
+        (void)submit(query, run_trades);
     }
 }
 
@@ -532,9 +534,6 @@ void gf_query_gifts(const struct gf_call *call)
     query->body.max = GF_GIFT_LIST_MAX;
     query->generation = generation;
     query->expires_ms = query->now_ms + call->ingest->config->catalogue_refresh;
-    query->job.run = run_gifts;
-    if (gf_db_submit(query->ingest->db, &query->job) == GF_OK)
+    if (submit(query, run_gifts))
         list->reader = query;
-    else
-        unavailable(query, BUSY);
 }
