@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ingest while its parts die and come back, and while it dies itself: red readiness, 503 that can be retried, nothing accepted is lost or doubled."""
 
+import contextlib
 import http.client
 import os
 import signal
@@ -145,23 +146,31 @@ def test_f15_a_gift_in_doubt_keeps_its_hold_and_its_key(own):
     wait_until(lambda: own.http("GET", "/v1/wallet", user=user)[2]["available"] == 6, 60, "the hold is released")
 
 
+@contextlib.contextmanager
+def ingest_with(stack, monkeypatch, **settings):
+    """Another ingest-1 for a while."""
+    for name, value in settings.items():
+        monkeypatch.setitem(stack.environ, f"GIFTFLOW_{name}", value)
+    stack.stop("ingest-1")
+    stack.start("ingest-1")
+    try:
+        yield
+    finally:
+        monkeypatch.undo()
+        stack.stop("ingest-1")
+        stack.start("ingest-1")
+
+
 def test_a_gift_refused_while_redis_was_silent_holds_no_coins(own, monkeypatch):
     """Redis does what it was sent, but its reply comes too late: the client hears 503, and so nothing may stay held for the ten minutes of a hold."""
     user, key = own.new_user(coins=90), uuid7()
     own.drain()
-    monkeypatch.setitem(own.environ, "GIFTFLOW_INGEST_REDIS_DOWN", "refuse")
-    own.stop("ingest-1")
-    own.start("ingest-1")
-    try:
+    with ingest_with(own, monkeypatch, INGEST_REDIS_DOWN="refuse"):
         assert own.gift(user, gift_id=100)[0] == 402  # its balance is known, and as fresh as can be
         with own.frozen("redis"):
             retriable(own.gift(user, key=key), key)
         wait_until(lambda: own.gift(user)[0] == 202, 60, "the coins are free for another gift")
         assert own.gift(user, key=key)[0] == 402
-    finally:
-        monkeypatch.undo()
-        own.stop("ingest-1")
-        own.start("ingest-1")
 
 
 def test_ingest_starts_without_its_parts_and_finds_them(own):
@@ -184,44 +193,28 @@ def test_ingest_starts_without_its_parts_and_finds_them(own):
 def test_a_hold_that_is_due_is_available_again(own, monkeypatch):
     user, key = own.new_user(coins=10), uuid7()
     own.drain()
-    monkeypatch.setitem(own.environ, "GIFTFLOW_INGEST_HOLD_TTL", "1s")
     own.stop("settle-1")
-    own.stop("ingest-1")
-    own.start("ingest-1")
     try:
-        assert own.gift(user, gift_id=1, quantity=3, key=key)[0] == 202
-        wait_until(lambda: own.http("GET", "/v1/wallet", user=user)[2]["available"] == 10, 60, "the hold is due")
+        with ingest_with(own, monkeypatch, INGEST_HOLD_TTL="1s"):
+            assert own.gift(user, gift_id=1, quantity=3, key=key)[0] == 202
+            wait_until(lambda: own.http("GET", "/v1/wallet", user=user)[2]["available"] == 10, 60, "the hold is due")
     finally:
-        monkeypatch.undo()
-        own.stop("ingest-1")
-        own.start("ingest-1")
         own.start("settle-1")
     assert own.outcome(user, key, 60)["balance_after"] == 7
 
 
 def test_many_who_ask_for_the_gifts_share_one_read(own, monkeypatch):
     """The list is read anew after each change and each catalogue.refresh, just when everybody asks for it: they must not fill the queue of the others."""
-    for name, value in {"INGEST_DB_QUEUE": "16", "INGEST_REQUEST_TIMEOUT": "40s", "INGEST_LEASE": "50s", "MYSQL_READ_TIMEOUT": "60s"}.items():
-        monkeypatch.setitem(own.environ, f"GIFTFLOW_{name}", value)
-    own.stop("ingest-1")
-    own.start("ingest-1")
-    host, port = own.ingest_url(1).removeprefix("http://").split(":")
     ask = f"GET /v1/gifts HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {own.token(1)}\r\n\r\n".encode()
-    clients = []
-    try:
+    with ingest_with(own, monkeypatch, INGEST_DB_QUEUE="16", INGEST_REQUEST_TIMEOUT="40s", INGEST_LEASE="50s", MYSQL_READ_TIMEOUT="60s"), contextlib.ExitStack() as clients:
+        host, port = own.ingest_url(1).removeprefix("http://").split(":")
         with own.frozen("mysql"):
-            for _ in range(60):
-                clients.append(socket.create_connection((host, int(port)), timeout=60))
-                clients[-1].sendall(ask)
+            asking = [clients.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(60)]
+            for client in asking:
+                client.sendall(ask)
             wait_until(lambda: own.metrics("ingest-1")["giftflow_http_in_flight"] == 60, what="60 requests under way")
-        for client in clients:
+        for client in asking:
             assert client.recv(12) == b"HTTP/1.1 200"
-    finally:
-        for client in clients:
-            client.close()
-        monkeypatch.undo()
-        own.stop("ingest-1")
-        own.start("ingest-1")
 
 
 def test_a_drained_ingest_answers_what_it_has(own):
