@@ -2,6 +2,7 @@
 """Fixtures: one stack that all tests share, and private ones for tests that break things."""
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stack import BROKERS, Stack  # noqa: E402
 
 collect_ignore = [] if BROKERS == 3 else ["test_brokers.py"]  # needs what ./dev test --brokers=3 gives it
+if "GIFTFLOW_NEMESIS_SECONDS" not in os.environ:  # ./dev test --nemesis
+    collect_ignore.append("test_nemesis.py")
 
 GIFTS = ((1, "Rose", 1), (22, "Heart", 90), (100, "Rocket", 5000))
 

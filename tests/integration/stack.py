@@ -85,10 +85,10 @@ class Stack:
 
     # -- processes
 
-    def dev(self, *args, timeout=400, check=True):
-        """Runs ./dev on this stack; returns its standard output."""
+    def dev(self, *args, timeout=400, check=True, env=None):
+        """Runs ./dev on this stack; returns its standard output. env: for it alone, and what it starts."""
         command = [str(ROOT / "dev"), *map(str, args), "--dir", str(self.dir)]
-        done = subprocess.run(command, env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, env={**self.environ, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}")
         return done.stdout
@@ -136,13 +136,16 @@ class Stack:
     def pid(self, name):
         return int((Path(self.env["GIFTFLOW_PID_DIR"]) / f"{name}.pid").read_text())
 
-    def has_ended(self, name):
-        """By itself, or by a signal that the test has sent."""
+    def state(self, name):
+        """As the kernel says: R, S ..., T for one that stands still, Z for one that has ended, by itself or by a signal that the test has sent."""
         try:
-            with open(f"/proc/{self.pid(name)}/stat") as stat:
-                return stat.read().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
+            with open(f"/proc/{self.pid(name)}/stat", encoding="utf-8") as stat:
+                return stat.read().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return "Z"
+
+    def has_ended(self, name):
+        return self.state(name) == "Z"
 
     @contextlib.contextmanager
     def frozen(self, name):
