@@ -63,7 +63,7 @@
     X(SETTLE_UNCERTAIN, COUNTER, "giftflow_settle_uncertain_commits_total", "", "COMMITs whose answer was lost and looked up") \
     X(SETTLE_FENCED, COUNTER, "giftflow_settle_fenced_total", "", "batches dropped because another process took over") \
     X(SETTLE_PARTITIONS, GAUGE, "giftflow_settle_partitions", "", "partitions owned")                                 \
-    X(SETTLE_STOPPED, GAUGE, "giftflow_settle_stopped_partitions", "", "partitions that must not go on: see the log")     \
+    X(SETTLE_STOPPED, GAUGE, "giftflow_settle_stopped_partitions", "", "partitions that must not go on, or not before their bytes can be read: see the log") \
     X(SETTLE_WAITING, GAUGE, "giftflow_settle_waiting_partitions", "", "claimed partitions of which Kafka tells nothing") \
     X(SETTLE_LAG_RECORDS, GAUGE, "giftflow_settle_lag_records", "", "records of the owned partitions that are not settled, as the last fetch told: a full prefetch asks for no more") \
     X(SETTLE_LAG_MS, GAUGE, "giftflow_settle_oldest_age_milliseconds", "", "age of the oldest command taken: seconds of lag, rising while it cannot be settled") \

@@ -21,7 +21,7 @@ struct shared {
     pthread_mutex_t lock;
     struct gf_kafka_admin *admin; /* locks: lock */
     pthread_mutex_t stop_lock;    /* its own: `lock` is held while Kafka is asked, and readiness must not wait for that */
-    char stop_reason[200];        /* locks: stop_lock; of the partition that was stopped last */
+    char stop_reason[280];        /* locks: stop_lock; of the partition that was stopped last */
 };
 
 /* What the role's thread may read of a lane. */

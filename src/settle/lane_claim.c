@@ -18,12 +18,16 @@
 #define LOOK_MS 2000 /* between questions for a partition that waits */
 #define LATE_MS 1000
 #define LATE_SHARE 4 /* after a late answer so many times as long without a question */
+#define AGAIN_MS 30000 /* before bytes that could not be read are read again */
+#define AGAIN_MAX_MS 600000
+#define AGAINS_MAX 10     /* more would not wait longer */
+#define CALM_MS 3600000 /* after an hour without such bytes the first wait is short again */
 
 void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...)
 {
     struct part *part = lane_part(lane, partition);
     struct shared *shared = lane->shared;
-    char reason[160];
+    char reason[sizeof(lane->parts[0].broken) + 40];
     va_list args;
 
     va_start(args, fmt);
@@ -311,4 +315,25 @@ void lane_on_broken(void *ctx, int32_t partition, bool out_of_range, const char 
         lane->rejoin = true;
     else
         (void)snprintf(lane_part(lane, partition)->broken, sizeof(lane->parts[0].broken), "%s", reason);
+}
+
+/* Bytes that cannot be read may be mended: by a person, by a replica whose copy is good and which leads now, or they were whole and
+ * broke on their way. Only another assignment reads them again: librdkafka loses its place behind them and refuses to seek. The
+ * others of the group are assigned anew with it, so one wait is for all such partitions of the lane, whichever assignment they are
+ * of, and it grows. */
+void lane_tend_broken(struct lane *lane, int32_t partition)
+{
+    struct part *part = lane_part(lane, partition);
+    int64_t now_ms = gf_clock_mono_ms();
+
+    if (part->unreadable && now_ms >= lane->again_ms)
+        lane->rejoin = true;
+    if (part->stopped)
+        return;
+    if (now_ms - lane->again_ms > CALM_MS)
+        lane->agains = 0;
+    if (now_ms >= lane->again_ms)
+        lane->again_ms = now_ms + gf_backoff_ms(lane->agains < AGAINS_MAX ? lane->agains++ : AGAINS_MAX, AGAIN_MS, AGAIN_MAX_MS);
+    lane_stop_part(lane, partition, "%s; read again in %" PRId64 " s", part->broken, (lane->again_ms - now_ms) / 1000);
+    part->unreadable = true;
 }

@@ -26,7 +26,8 @@ struct untold {
 struct part {
     bool assigned;       /* by the group */
     bool owned;          /* claimed in MySQL, consumed */
-    bool stopped;        /* must not go on before somebody has looked */
+    bool stopped;        /* must not go on before somebody has looked .. */
+    bool unreadable;     /* .. or before it can be read */
     bool compares;       /* claimed, but Kafka has not told yet what its log is: nothing is taken before that */
     uint32_t generation; /* changes with each assignment and revocation */
     struct claim claim;
@@ -37,7 +38,7 @@ struct part {
     int64_t single_to;  /* below this one a record at a time */
     bool check_last;    /* the first record must be the last consumed one (F5) */
     int64_t notified_ms, committed_ms, fenced_ms, looked_ms;
-    char broken[160]; /* why nothing more can be taken of it: to be stopped. "": it can */
+    char broken[160]; /* what cannot be read of it: to be stopped for a while. "": nothing is known of */
 };
 
 struct lane {
@@ -63,6 +64,8 @@ struct lane {
     int64_t down_ms;  /* since when MySQL does not answer; 0: it does */
     bool proved;      /* the record that is being buried is at fault: others were settled meanwhile (F12 b) */
     int64_t ask_ms;    /* Kafka is not asked for a partition's log before */
+    int64_t again_ms;  /* when partitions that could not be read are read again, by another assignment */
+    int agains;        /* such waits in a row */
     int64_t looked_ms; /* when the partition count was last compared */
     int64_t lag_looked_ms;
 };
@@ -83,12 +86,13 @@ static inline struct part *lane_part(struct lane *lane, int32_t partition)
     return &lane->parts[partition];
 }
 
-/* lane_claim.c: callbacks of the consumer, and stopping a partition for good. */
+/* lane_claim.c: callbacks of the consumer, and stopping a partition. */
 int64_t lane_on_assign(void *ctx, int32_t partition);
 void lane_on_revoke(void *ctx, int32_t partition, bool lost);
 void lane_on_broken(void *ctx, int32_t partition, bool out_of_range, const char *reason);
 void lane_stop_part(struct lane *lane, int32_t partition, const char *fmt, ...) GF_PRINTF(3, 4);
 void lane_drop_part(struct lane *lane, struct part *part);
+void lane_tend_broken(struct lane *lane, int32_t partition); /* part->broken: stops it; then waits for the next look */
 enum gf_class lane_watermarks(struct lane *lane, int32_t partition, struct gf_kafka_range *range_r, struct gf_error *error_r);
 void lane_compare_partitions(struct lane *lane);
 void lane_compare_again(struct lane *lane, int32_t partition); /* part->compares: asks, if it is time */

@@ -501,8 +501,8 @@ bool lane_serve_part(struct lane *lane, int32_t partition)
         part->fenced_ms = 0;
         lane->rejoin = true;
     }
-    if (part->broken[0] != '\0' && !part->stopped)
-        lane_stop_part(lane, partition, "%s", part->broken);
+    if (part->broken[0] != '\0')
+        lane_tend_broken(lane, partition);
     if (part->compares)
         lane_compare_again(lane, partition);
     if (!part->owned)

@@ -782,10 +782,10 @@ def segments_with(stack, text):
 
 
 def test_a_record_that_kafka_cannot_give_back_stops_its_partition(stoppable):
-    """Nothing accepted is passed over: what stands before a batch whose checksum is wrong is settled, and nothing behind it before somebody has looked."""
+    """Nothing accepted is passed over: what stands before a batch whose checksum is wrong is settled, and nothing behind it before it is whole."""
     stack = stoppable
-    user = user_of(stack, 0)
-    fund(stack, [user], 1000)
+    user, neighbour = user_of(stack, 0), user_of(stack, 1)
+    fund(stack, [user, neighbour], 1000)
     stack.stop("settle-1")
     sound, bad, last = [stack.gift_command(user) for _ in range(3)], stack.gift_command(user), stack.gift_command(user)
     stack.produce_many([(str(user), command) for command in sound])
@@ -806,12 +806,17 @@ def test_a_record_that_kafka_cannot_give_back_stops_its_partition(stoppable):
         wait_until(lambda: is_stopped_because(stack, "failed CRC32C check"), 60, "readiness says why")
         assert [outcome(stack, command["request_id"], user) for command in (*sound, bad, last)] == ["settled"] * 3 + [None] * 2
         assert stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 1
+        left = stack.log_text("settle-1").count("event=group_left")
+        wait_until(lambda: stack.log_text("settle-1").count("event=group_left") > left, 120, "another look")
+        wait_until(lambda: is_stopped_because(stack, "failed CRC32C check"), 60, "which finds the same")
     finally:
         write(right)
-    stack.stop("settle-1")
-    stack.start("settle-1")
-    wait_until(lambda: outcome(stack, last["request_id"], user) == "settled", 60, "the last gift, once the batch is whole")
+    other = stack.gift_command(neighbour)
+    stack.produce(str(neighbour), other)
+    wait_until(lambda: outcome(stack, other["request_id"], neighbour) == "settled", what="the neighbour's gift")
+    wait_until(lambda: outcome(stack, last["request_id"], user) == "settled", 180, "the last gift, once the batch is whole")
     assert outcome(stack, bad["request_id"], user) == "settled"
+    assert stack.metrics("settle-1")["giftflow_settle_stopped_partitions"] == 0
     check_books(stack)
 
 

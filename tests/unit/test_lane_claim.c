@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a lane does when Kafka does not tell what a claimed log is to be compared with. The linker puts this file's functions in the place of
+/* What a lane does when Kafka does not tell what a claimed log is to be compared with, or what it gives cannot be read. The linker puts this file's functions in the place of
  * Kafka, MySQL and the clock (see CMakeLists.txt). */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,6 +26,8 @@ static int64_t last_off, low, high;
 
 enum gf_class __wrap_store_claim(struct store *store, const struct claim_request *request, struct claim *claim_r,
                                  enum claimed *claimed_r, struct gf_error *error_r);
+enum gf_class __wrap_store_live_log(struct store *store, const struct claim_request *request, int32_t *log_r,
+                                    struct gf_error *error_r);
 enum gf_class __wrap_gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char *topic, int *partitions_r,
                                                struct gf_error *error_r);
 enum gf_class __wrap_gf_kafka_watermarks(struct gf_kafka_admin *admin, const char *topic, int32_t partition,
@@ -42,6 +44,14 @@ enum gf_class __wrap_store_claim(struct store *store, const struct claim_request
     *claim_r = (struct claim){.log = 1, .partition = request->partition, .partitions = PARTITIONS, .epoch = 1, .next_offset = NEXT,
                               .notified = NEXT, .notified_written = NEXT, .last_off = last_off};
     *claimed_r = CLAIMED;
+    return GF_OK;
+}
+
+enum gf_class __wrap_store_live_log(struct store *store, const struct claim_request *request, int32_t *log_r,
+                                    struct gf_error *error_r)
+{
+    (void)store, (void)request, (void)error_r;
+    *log_r = 1; /* no new one */
     return GF_OK;
 }
 
@@ -207,7 +217,87 @@ static void two_that_break_in_one_turn_have_a_reason_each(void **state)
     turn();
     assert_int_equal(owned(), 1);
     assert_false(lane.rejoin);
-    assert_non_null(strstr(shared.stop_reason, "partition 1 is stopped: a checksum"));
+    assert_non_null(strstr(shared.stop_reason, "partition 1 is stopped: a checksum; read again in "));
+}
+
+/* As if the group had given the same partitions back. */
+static void rejoin(void)
+{
+    lane.rejoin = false;
+    for (int32_t i = 0; i < PARTITIONS; i++) {
+        if (lane.parts[i].assigned)
+            lane_on_revoke(&lane, i, false);
+        assert_int_equal(lane_on_assign(&lane, i), last_off);
+    }
+}
+
+/* Two of them, and still one wait. Returns its length. */
+static int64_t wait_for_another_look(void)
+{
+    int64_t began_ms = now_ms;
+
+    lane_on_broken(&lane, 1, false, "a checksum");
+    turn();
+    lane_on_broken(&lane, 2, false, "a codec");
+    for (turn(); !lane.rejoin && now_ms - began_ms < 1000000; turn()) {
+        assert_int_equal(owned(), 1);
+        assert_int_equal(atomic_load(&lane.status.stopped), 2);
+    }
+    assert_true(lane.rejoin);
+    return now_ms - began_ms;
+}
+
+static void what_cannot_be_read_is_read_again_ever_more_rarely(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 12; i++) {
+        int64_t most_ms = i < 5 ? INT64_C(30000) << i : 600000;
+
+        rejoin();
+        assert_in_range(wait_for_another_look(), 15000, most_ms + LOOK_MS);
+    }
+    assert_int_equal(lane.agains, 10);
+    rejoin();
+    now_ms += 2 * 3600000; /* it was mended, and something else breaks now */
+    assert_in_range(wait_for_another_look(), 15000, 30000 + LOOK_MS);
+}
+
+/* Another member has left, say: that is no look of ours, and no reason for one. */
+static void an_assignment_in_between_changes_no_wait(void **state)
+{
+    int64_t again_ms;
+
+    (void)state;
+    rejoin();
+    lane_on_broken(&lane, 1, false, "a checksum");
+    turn();
+    again_ms = lane.again_ms;
+    for (int i = 0; i < 5; i++) {
+        rejoin();
+        lane_on_broken(&lane, 1, false, "a checksum");
+        turn();
+        assert_false(lane.rejoin);
+    }
+    assert_int_equal(lane.again_ms, again_ms);
+    assert_int_equal(lane.agains, 1);
+    rejoin(); /* and now it is whole */
+    now_ms = again_ms;
+    turn();
+    assert_false(lane.rejoin);
+    assert_int_equal(owned(), PARTITIONS);
+    assert_int_equal(atomic_load(&lane.status.stopped), 0);
+}
+
+static void what_is_stopped_for_good_is_not_read_again(void **state)
+{
+    (void)state;
+    rejoin();
+    lane_on_broken(&lane, 1, false, "a checksum");
+    lane_stop_part(&lane, 1, "the record before it has its producer's time");
+    for (int i = 0; i < 1000; i++)
+        turn();
+    assert_false(lane.rejoin);
+    assert_int_equal(atomic_load(&lane.status.stopped), 1);
 }
 
 /* Retention may have taken the record that was settled last, between claim and first fetch. */
@@ -234,6 +324,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_does_not_fit_is_stopped_after_the_wait_as_before_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_kafka_that_does_not_answer_is_asked_once_at_a_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(two_that_break_in_one_turn_have_a_reason_each, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_cannot_be_read_is_read_again_ever_more_rarely, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_assignment_in_between_changes_no_wait, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_stopped_for_good_is_not_read_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_offset_that_has_gone_since_the_claim_is_claimed_again, set_up, tear_down),
     };
 
