@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes out: the head and body of an answer in one buffer, written at once where the socket takes it. What it does not
  * take is copied and waits; at most one answer per connection is unsent, because the next request waits for it, and
- * UNSENT_MAX of all of them: an answer beyond that is cut, and before it comes to that those who read slowly are. */
+ * UNSENT_MAX of all of them: who would get a long one beyond that is told to come again, a short one that the socket does not
+ * take is cut, and before it comes to that those who read slowly are. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -11,6 +12,7 @@
 #include "internal.h"
 
 #define UNSENT_MAX (64u << 20) /* bytes: clients that ask for long answers and read none must not take all memory */
+#define LONG_BYTES 16384 /* an answer that a socket may not take at once */
 #define SLOW_MS 1000 /* an answer that has not left after so long, once half of that waits */
 
 struct pending {
@@ -172,12 +174,26 @@ static void count(struct conn *conn, int status)
         gf_histogram_observe_us(GF_H_HTTP_SECONDS, gf_clock_mono_us() - conn->req.received_us);
 }
 
+static bool has_room(const struct conn *conn, const struct gf_http_answer *answer)
+{
+    return answer->body_len <= LONG_BYTES || conn->parser.head_only ||
+           answer->body_len <= UNSENT_MAX - conn->server->unsent;
+}
+
 void conn_send(struct conn *conn, const struct gf_http_answer *answer)
 {
     struct gf_buf *out = &conn->server->out;
     uv_buf_t buf;
     int sent;
 
+    if (!has_room(conn, answer)) { /* once a part of it has left there is no other status */
+        conn_send_problem(conn, &(struct gf_http_problem){.status = 503,
+                                                          .code = "unavailable",
+                                                          .detail = "too many answers wait to be read; try again",
+                                                          .headers = "Retry-After: 1\r\n",
+                                                          .close = answer->close});
+        return;
+    }
     if (answer->close || !conn->parser.keep_alive || conn->server->draining ||
         (conn->eof && conn->start + conn->parsed == conn->len))
         conn->close_after = true;
