@@ -15,6 +15,7 @@
 #include "gf/config.h"
 #include "gf/hash.h"
 #include "gf/hist.h"
+#include "gf/log.h"
 #include "gf/metrics.h"
 #include "gf/num.h"
 
@@ -266,10 +267,64 @@ static void metrics_render_every_series_once(void **state)
     gf_buf_free(&out);
 }
 
+/* What one call writes on stderr, from its pairs on. */
+static const char *logged(void (*call)(const char *value), const char *value)
+{
+    static char line[4096];
+    int saved = dup(STDERR_FILENO), ends[2];
+    const char *pairs;
+    ssize_t got;
+
+    assert_true(saved >= 0);
+    assert_int_equal(pipe(ends), 0);
+    assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
+    call(value);
+    assert_true(dup2(saved, STDERR_FILENO) >= 0);
+    (void)close(saved);
+    (void)close(ends[1]);
+    got = read(ends[0], line, sizeof(line) - 1);
+    (void)close(ends[0]);
+    assert_in_range(got, 1, 1024);
+    line[got] = '\0';
+    pairs = strstr(line, " event=was_tried ");
+    assert_non_null(pairs);
+    return pairs + strlen(" event=was_tried ");
+}
+
+static void log_value(const char *value)
+{
+    gf_log(GF_ERROR, "was_tried", "lane=%d error=\"%s\" id=%s reason=\"of %.*s\"", 7, value, "a", 3, value);
+}
+
+static void a_value_in_a_log_line_ends_at_its_quote(void **state)
+{
+    static const char *const rows[][2] = {
+        {"plain", "lane=7 error=\"plain\" id=a reason=\"of pla\"\n"},
+        {"", "lane=7 error=\"\" id=a reason=\"of \"\n"},
+        {"x\" level=debug y=\"", "lane=7 error=\"x\\\" level=debug y=\\\"\" id=a reason=\"of x\\\" \"\n"},
+        {"\\", "lane=7 error=\"\\\\\" id=a reason=\"of \\\\\"\n"},
+        {"a\nb\r\x1b[2J", "lane=7 error=\"a b  [2J\" id=a reason=\"of a b\"\n"},
+    };
+    char longest[3000];
+    const char *line;
+    size_t len;
+
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(rows); i++)
+        assert_string_equal(logged(log_value, rows[i][0]), rows[i][1]);
+    memset(longest, '"', sizeof(longest) - 1); /* cut, and still one value */
+    longest[sizeof(longest) - 1] = '\0';
+    line = logged(log_value, longest);
+    len = strlen(line);
+    assert_true(len > 800 && len % 2 == strlen("lane=7 error=\"\"\n") % 2);
+    assert_string_equal(line + len - 4, "\\\"\"\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_strict),
+        cmocka_unit_test(a_value_in_a_log_line_ends_at_its_quote),
         cmocka_unit_test(numbers_are_written_as_printf_does),
         cmocka_unit_test(share_is_floor_without_overflow),
         cmocka_unit_test(murmur2_equals_java),

@@ -11,17 +11,10 @@
 #include "gf/log.h"
 #include "kafka_internal.h"
 
-/* Quotes and control characters would break the log line's key="value". */
 static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
-    char clean[240];
-    size_t len = 0;
-
-    for (; text[len] != '\0' && len < sizeof(clean) - 1; len++)
-        clean[len] = text[len] == '"' || (unsigned char)text[len] < ' ' ? '\'' : text[len];
-    clean[len] = '\0';
-    gf_log(level <= 4 ? GF_WARN : GF_DEBUG, "kafka_noted", "client=%s facility=%s text=\"%s\"", rd_kafka_name(rk), facility,
-           clean);
+    gf_log(level <= 4 ? GF_WARN : GF_DEBUG, "kafka_noted", "client=%s facility=%s text=\"%.240s\"", rd_kafka_name(rk), facility,
+           text);
 }
 
 enum gf_class gf_kafka_conf_set(rd_kafka_conf_t *conf, const char *name, const char *value, struct gf_error *error_r)
