@@ -143,7 +143,6 @@ static enum gf_class start(struct gateway *gateway, struct gf_error *error_r)
     gateway->announce.redis = gateway->redis;
     gateway->expiry = gf_timer_start(gateway->loop, EXPIRY_MS, EXPIRY_MS, on_expiry, gateway);
     gf_loop_on_turn(gateway->loop, on_turn, gateway);
-    gf_loop_on_signal(gateway->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, gateway);
     gf_log(GF_INFO, "gateway_started", "id=%s port=%d link=%s", gateway->id, gf_http_server_port(gateway->http),
            gateway->announce.address);
     return gf_ops_start(gateway->loop, config, "gateway", on_ready, gateway, &gateway->ops, error_r);
@@ -188,11 +187,13 @@ static int run(const struct gf_config *config, int argc, char **argv)
     make_id(gateway.id);
     gateway.connections_max = gf_loop_allow_sockets(config->gateway_connections_max);
     live_setup(&gateway);
+    gf_loop_on_signal(gateway.loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, &gateway);
     if (start(&gateway, &error) == GF_OK) {
         gf_loop_run(gateway.loop);
         gf_log(GF_INFO, "gateway_stopped", "clients=%zu", gateway.hub.client_count);
     } else {
         gf_log(GF_ERROR, "start_failed", "error=\"%s\"", error.text);
+        gf_loop_stop(gateway.loop);
         status = 1;
     }
     stop(&gateway);

@@ -223,11 +223,12 @@ static int run(const struct gf_config *config, int argc, char **argv)
     snprintf(ingest->catalogue_topic, sizeof(ingest->catalogue_topic), "%.100s.catalogue", config->kafka_prefix);
     gf_buf_init(&ingest->scratch, 2 * GF_COMMAND_MAX);
     ingest->loop = gf_loop_create();
+    gf_loop_on_signal(ingest->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, role);
     if (start(ingest, &error) == GF_OK) {
-        gf_loop_on_signal(ingest->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, role);
         gf_loop_run(ingest->loop);
     } else {
         gf_log(GF_ERROR, "start_failed", "error=\"%s\"", error.text);
+        gf_loop_stop(ingest->loop);
         status = error.class == GF_REJECT ? 2 : 1;
     }
     stop(ingest);

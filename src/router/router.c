@@ -433,7 +433,6 @@ static enum gf_class start(struct router *router, struct gf_error *error_r)
     router->serve = gf_timer_start(router->loop, SERVE_MS, SERVE_MS, serve, router);
     router->ack = gf_timer_start(router->loop, INT32_MAX, 0, on_ack_timeout, router);
     links_start(&router->links);
-    gf_loop_on_signal(router->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, router);
     if (pthread_create(&router->reader, NULL, run_reader, router) != 0)
         return gf_fail(error_r, GF_FATAL, 0, "cannot start a thread");
     router->reader_started = true;
@@ -470,6 +469,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
     (void)argv;
     router.config = config;
     router.loop = gf_loop_create();
+    gf_loop_on_signal(router.loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, &router);
     if (start(&router, &error) == GF_OK)
         gf_loop_run(router.loop);
     else

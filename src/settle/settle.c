@@ -184,6 +184,7 @@ static int run(const struct gf_config *config, int argc, char **argv)
         gf_loop_run(settle.loop);
     } else {
         gf_log(GF_ERROR, "settle_failed", "error=\"%s\"", error.text);
+        gf_loop_stop(settle.loop);
     }
     close_settle(&settle);
     return class == GF_OK ? 0 : 1;

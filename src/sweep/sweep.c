@@ -161,7 +161,6 @@ static enum gf_class start(struct sweep *sweep, const struct gf_config *config, 
     if (class != GF_OK)
         return class;
     sweep->ended = gf_async_create(sweep->loop, on_ended, sweep);
-    gf_loop_on_signal(sweep->loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, sweep);
     if (pthread_create(&sweep->worker, NULL, work, sweep) != 0)
         return gf_fail(error_r, GF_FATAL, 0, "cannot start the worker thread");
     return GF_OK;
@@ -183,8 +182,10 @@ static int run(const struct gf_config *config, int argc, char **argv)
     snprintf(sweep.jobs.dlq, sizeof(sweep.jobs.dlq), "%s.dlq", config->kafka_prefix);
     gf_buf_init(&sweep.jobs.text, STATEMENT_MAX);
     sweep.loop = gf_loop_create();
+    gf_loop_on_signal(sweep.loop, config->ops_drain_timeout + GF_OPS_CLOSE_MS, on_drain, &sweep);
     if (start(&sweep, config, &error) != GF_OK) {
         gf_log(GF_ERROR, "start_failed", "error=\"%s\"", error.text);
+        gf_loop_stop(sweep.loop);
     } else {
         gf_log(GF_INFO, "role_started", "rollup_ms=%lld", (long long)config->sweep_rollup);
         gf_loop_run(sweep.loop);

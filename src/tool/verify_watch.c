@@ -397,6 +397,7 @@ int gf_verify_watch(const struct gf_config *config, const struct verify_watch_op
         status = atomic_load(&violations) > 0 ? 3 : 0;
         gf_log(status > 0 ? GF_ERROR : GF_INFO, "watch_stopped", "violations=%" PRId64, atomic_load(&violations));
     }
+    gf_loop_stop(watcher.loop); /* also of one that has not run */
     gf_async_close(&watcher.ended);
     gf_ops_close(&watcher.ops);
     gf_loop_destroy(&watcher.loop);

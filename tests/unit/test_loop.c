@@ -240,6 +240,55 @@ static void a_second_signal_ends_a_process_whose_loop_does_not_turn(void **state
     }
 }
 
+/* The second one comes before the loop has seen the first. */
+static void two_signals_at_once_end_a_process(void **state)
+{
+    pid_t pid = fork();
+
+    (void)state;
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct probe probe = {.loop = gf_loop_create()};
+
+        gf_loop_on_signal(probe.loop, 0, on_wake, &probe);
+        (void)raise(SIGTERM);
+        (void)raise(SIGTERM);
+        gf_loop_run(probe.loop);
+        _exit(4);
+    }
+    assert_int_equal(end_of(pid), 1);
+}
+
+/* It waits for a server before the loop has run, say. */
+static void who_is_asked_before_the_loop_turns_has_an_end(void **state)
+{
+    pid_t pid = fork();
+
+    (void)state;
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct probe probe = {.loop = gf_loop_create()};
+
+        gf_loop_on_signal(probe.loop, 50, on_wake, &probe);
+        (void)raise(SIGINT);
+        for (;;)
+            gf_clock_sleep_ms(1000);
+    }
+    assert_int_equal(end_of(pid), 1);
+}
+
+static void who_is_asked_before_the_loop_turns_drains(void **state)
+{
+    struct probe probe = {.loop = gf_loop_create()};
+
+    (void)state;
+    gf_loop_on_signal(probe.loop, 0, on_wake, &probe);
+    raise_term(NULL);
+    gf_loop_run(probe.loop);
+    assert_int_equal(probe.fired, 1);
+    gf_loop_destroy(&probe.loop);
+}
+
 static void a_drain_that_does_not_end_is_ended(void **state)
 {
     (void)state;
@@ -298,6 +347,9 @@ int main(void)
         cmocka_unit_test(a_readable_descriptor_calls_back),
         cmocka_unit_test(the_first_sigterm_asks_to_drain),
         cmocka_unit_test(a_second_signal_ends_a_process_whose_loop_does_not_turn),
+        cmocka_unit_test(two_signals_at_once_end_a_process),
+        cmocka_unit_test(who_is_asked_before_the_loop_turns_has_an_end),
+        cmocka_unit_test(who_is_asked_before_the_loop_turns_drains),
         cmocka_unit_test(a_drain_that_does_not_end_is_ended),
         cmocka_unit_test(a_loop_that_stops_by_itself_has_an_end_too),
         cmocka_unit_test(a_loop_that_is_gone_ends_nobody),

@@ -3,9 +3,12 @@
  * except gf_async_wake. Failures of libuv's constructors mean lack of memory or descriptors at start: they abort. */
 #include "gf/loop.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -26,10 +29,9 @@ struct gf_loop {
     uv_prepare_t prepare; /* also keeps the loop alive while nothing else does */
     struct hook turn[TURN_HOOKS_MAX];
     int turn_count;
-    uv_signal_t signal[2];
+    struct gf_poll *asked; /* of end.fd, once signals are ours */
     struct hook drain;
-    int64_t overdue_ms;
-    bool signals_on, draining, stopped;
+    bool stopped;
 };
 
 struct gf_timer {
@@ -101,8 +103,7 @@ static void close_left(uv_handle_t *handle, void *arg)
 
     if (uv_is_closing(handle))
         return;
-    if (handle == (uv_handle_t *)&loop->prepare || handle == (uv_handle_t *)&loop->signal[0] ||
-        handle == (uv_handle_t *)&loop->signal[1])
+    if (handle == (uv_handle_t *)&loop->prepare)
         uv_close(handle, NULL);
     else if (handle->type == UV_TIMER || handle->type == UV_ASYNC || handle->type == UV_POLL)
         uv_close(handle, handle->data == handle ? free_handle : NULL); /* only ours point at themselves */
@@ -110,13 +111,43 @@ static void close_left(uv_handle_t *handle, void *arg)
         uv_close(handle, NULL);
 }
 
+/* ---- the end of the process: nobody promises that the loop turns, so signals and deadline are the kernel's ---- */
+
 static const int ends[2] = {SIGTERM, SIGINT};
 
-/* Asked twice: the person does not want to wait. */
-static void leave(int number)
+static struct {
+    atomic_bool begun; /* a signal has come, or the loop was stopped */
+    int64_t overdue_ms;
+    int fd; /* eventfd: tells the loop of the first signal */
+} end;
+
+static void set_alarm(int64_t ms)
 {
+    struct itimerval timer = {.it_value = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000}};
+
+    GF_ASSERT(setitimer(ITIMER_REAL, &timer, NULL) == 0);
+}
+
+/* False: it had begun. */
+static bool begin_end(void)
+{
+    if (atomic_exchange(&end.begun, true))
+        return false;
+    set_alarm(end.overdue_ms);
+    return true;
+}
+
+static void on_end_signal(int number)
+{
+    const uint64_t one = 1;
+    int saved = errno;
+
     (void)number;
-    _exit(1);
+    if (!begin_end())
+        _exit(1); /* asked twice: the person does not want to wait */
+    if (write(end.fd, &one, sizeof(one)) < 0)
+        _exit(1); /* never: nobody else writes to it */
+    errno = saved;
 }
 
 /* A drain that does not end by itself: a library that waits for its server at the close, say. */
@@ -137,30 +168,26 @@ static void handle(int number, void (*handler)(int))
 
     memset(&action, 0, sizeof(action));
     action.sa_handler = handler;
+    action.sa_flags = SA_RESTART; /* whatever thread it comes to, its calls go on */
     GF_ASSERT(sigaction(number, &action, NULL) == 0);
 }
 
-static void set_alarm(int64_t ms)
+static void forget_signals(struct gf_loop *loop)
 {
-    struct itimerval timer = {.it_value = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000}};
-
-    GF_ASSERT(setitimer(ITIMER_REAL, &timer, NULL) == 0);
-}
-
-static void forget_signals(void)
-{
-    set_alarm(0);
-    handle(SIGALRM, SIG_DFL);
     for (int i = 0; i < 2; i++)
         handle(ends[i], SIG_DFL);
+    set_alarm(0);
+    handle(SIGALRM, SIG_DFL);
+    gf_poll_close(&loop->asked);
+    (void)close(end.fd);
 }
 
 void gf_loop_destroy(struct gf_loop **loop)
 {
     if (*loop == NULL)
         return;
-    if ((*loop)->draining)
-        forget_signals();
+    if ((*loop)->asked != NULL)
+        forget_signals(*loop);
     uv_walk(&(*loop)->uv, close_left, *loop);
     while (uv_run(&(*loop)->uv, UV_RUN_DEFAULT) != 0)
         ;
@@ -176,22 +203,10 @@ void gf_loop_run(struct gf_loop *loop)
         (void)uv_run(&loop->uv, UV_RUN_DEFAULT); /* the count of active handles says nothing here */
 }
 
-/* From here to the end of the process nobody promises that the loop turns: signals and deadline are the kernel's. */
-static void begin_end(struct gf_loop *loop)
-{
-    loop->draining = true;
-    for (int i = 0; i < 2; i++) {
-        GF_ASSERT(uv_signal_stop(&loop->signal[i]) == 0);
-        handle(ends[i], leave);
-    }
-    handle(SIGALRM, leave_overdue);
-    set_alarm(loop->overdue_ms);
-}
-
 void gf_loop_stop(struct gf_loop *loop)
 {
-    if (loop->signals_on && !loop->draining)
-        begin_end(loop); /* it ends by itself: what follows may be as long */
+    if (loop->asked != NULL)
+        (void)begin_end(); /* if it ends by itself, what follows may be as long */
     loop->stopped = true;
     uv_stop(&loop->uv);
 }
@@ -202,27 +217,28 @@ void gf_loop_on_turn(struct gf_loop *loop, gf_loop_fn on_turn, void *ctx)
     loop->turn[loop->turn_count++] = (struct hook){.run = on_turn, .ctx = ctx};
 }
 
-static void on_signal(uv_signal_t *signal_handle, int number)
+static void on_asked(void *ctx)
 {
-    struct gf_loop *loop = signal_handle->data;
+    struct gf_loop *loop = ctx;
+    uint64_t count;
 
-    (void)number;
-    begin_end(loop);
-    loop->drain.run(loop->drain.ctx);
+    if (read(end.fd, &count, sizeof(count)) == (ssize_t)sizeof(count) && !loop->stopped)
+        loop->drain.run(loop->drain.ctx);
 }
 
 void gf_loop_on_signal(struct gf_loop *loop, int64_t overdue_ms, gf_loop_fn on_drain, void *ctx)
 {
-    GF_ASSERT(!loop->signals_on && overdue_ms >= 0);
+    GF_ASSERT(loop->asked == NULL && overdue_ms >= 0);
     GF_ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
     loop->drain = (struct hook){.run = on_drain, .ctx = ctx};
-    loop->overdue_ms = overdue_ms;
-    loop->signals_on = true;
-    for (int i = 0; i < 2; i++) {
-        GF_ASSERT(uv_signal_init(&loop->uv, &loop->signal[i]) == 0);
-        loop->signal[i].data = loop;
-        GF_ASSERT(uv_signal_start(&loop->signal[i], on_signal, ends[i]) == 0);
-    }
+    end.overdue_ms = overdue_ms;
+    end.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    GF_ASSERT(end.fd >= 0);
+    atomic_store(&end.begun, false);
+    loop->asked = gf_poll_start(loop, end.fd, on_asked, loop);
+    handle(SIGALRM, leave_overdue);
+    for (int i = 0; i < 2; i++)
+        handle(ends[i], on_end_signal);
 }
 
 static void on_timer(uv_timer_t *handle)
