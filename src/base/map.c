@@ -13,6 +13,17 @@ static struct gf_map_node **bucket_of(const struct gf_map *map, uint64_t key)
     return &map->buckets[gf_hash_u64(key) & (map->cap - 1)];
 }
 
+static void put(const struct gf_map *map, struct gf_map_node *node)
+{
+    struct gf_map_node **bucket = bucket_of(map, node->key);
+
+    node->next = *bucket;
+    node->link = bucket;
+    if (node->next != NULL)
+        node->next->link = &node->next;
+    *bucket = node;
+}
+
 static void grow(struct gf_map *map)
 {
     struct gf_map old = *map;
@@ -23,11 +34,8 @@ static void grow(struct gf_map *map)
         struct gf_map_node *node = old.buckets[i], *next;
 
         for (; node != NULL; node = next) {
-            struct gf_map_node **bucket = bucket_of(map, node->key);
-
             next = node->next;
-            node->next = *bucket;
-            *bucket = node;
+            put(map, node);
         }
     }
     free(old.buckets);
@@ -35,29 +43,21 @@ static void grow(struct gf_map *map)
 
 void gf_map_add(struct gf_map *map, struct gf_map_node *node, uint64_t key)
 {
-    struct gf_map_node **bucket;
-
     if (map->count >= map->cap)
         grow(map);
-    bucket = bucket_of(map, key);
     node->key = key;
-    node->next = *bucket;
-    *bucket = node;
+    put(map, node);
     map->count++;
 }
 
 void gf_map_remove(struct gf_map *map, struct gf_map_node *node)
 {
-    struct gf_map_node **at;
-
-    GF_ASSERT(map->count > 0);
-    at = bucket_of(map, node->key);
-    while (*at != node) {
-        GF_ASSERT(*at != NULL);
-        at = &(*at)->next;
-    }
-    *at = node->next;
+    GF_ASSERT(map->count > 0 && *node->link == node);
+    *node->link = node->next;
+    if (node->next != NULL)
+        node->next->link = node->link;
     node->next = NULL;
+    node->link = NULL;
     map->count--;
 }
 

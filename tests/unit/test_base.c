@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 /* cmocka needs the three above */
 #include <cmocka.h>
@@ -16,6 +17,7 @@
 #include "gf/hash.h"
 #include "gf/hist.h"
 #include "gf/log.h"
+#include "gf/map.h"
 #include "gf/metrics.h"
 #include "gf/num.h"
 
@@ -267,6 +269,54 @@ static void metrics_render_every_series_once(void **state)
     gf_buf_free(&out);
 }
 
+static void a_map_keeps_all_of_a_key(void **state)
+{
+    static struct gf_map_node nodes[500];
+    struct gf_map map = {0};
+    size_t left;
+
+    (void)state;
+    for (size_t i = 0; i < GF_COUNT(nodes); i++)
+        gf_map_add(&map, &nodes[i], i % 7);
+    for (size_t removed = 0; removed < GF_COUNT(nodes); removed++) {
+        struct gf_map_node *node = &nodes[removed * 77 % GF_COUNT(nodes)];
+
+        left = 0;
+        for (const struct gf_map_node *at = gf_map_find(&map, node->key); at != NULL; at = gf_map_next(at))
+            left++;
+        gf_map_remove(&map, node);
+        for (const struct gf_map_node *at = gf_map_find(&map, node->key); at != NULL; at = gf_map_next(at)) {
+            assert_ptr_not_equal(at, node);
+            left--;
+        }
+        assert_int_equal(left, 1);
+        assert_int_equal(map.count, GF_COUNT(nodes) - removed - 1);
+    }
+    gf_map_free(&map);
+}
+
+/* One user may have tens of thousands of connections, and all of them may end at once. */
+static void removing_one_of_a_key_looks_at_its_neighbours_only(void **state)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    struct gf_map_node *far = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct gf_map_node near[2];
+    struct gf_map map = {0};
+
+    (void)state;
+    assert_ptr_not_equal(far, MAP_FAILED);
+    gf_map_add(&map, &near[0], 1);
+    gf_map_add(&map, &near[1], 1);
+    gf_map_add(&map, far, 1);
+    assert_int_equal(mprotect(far, page, PROT_NONE), 0);
+    gf_map_remove(&map, &near[0]);
+    assert_int_equal(mprotect(far, page, PROT_READ), 0);
+    assert_ptr_equal(gf_map_next(far), &near[1]);
+    assert_null(gf_map_next(&near[1]));
+    gf_map_free(&map);
+    assert_int_equal(munmap(far, page), 0);
+}
+
 /* What one call writes on stderr, from its pairs on. */
 static const char *logged(void (*call)(const char *value), const char *value)
 {
@@ -324,6 +374,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_strict),
+        cmocka_unit_test(a_map_keeps_all_of_a_key),
+        cmocka_unit_test(removing_one_of_a_key_looks_at_its_neighbours_only),
         cmocka_unit_test(a_value_in_a_log_line_ends_at_its_quote),
         cmocka_unit_test(numbers_are_written_as_printf_does),
         cmocka_unit_test(share_is_floor_without_overflow),
