@@ -54,7 +54,7 @@ class Worker(threading.Thread):
     """A thread that goes on until it is told to stop; what it dies of is raised by join()."""
 
     def __init__(self, world, name):
-        super().__init__(name=name)
+        super().__init__(name=name, daemon=True)
         self.world, self.stack, self.random, self.error = world, world.stack, random.Random(f"{SEED}-{name}"), None
 
     def run(self):
@@ -145,24 +145,41 @@ class Viewer(Worker):
 
 
 class Operator(Worker):
-    """Gives coins to the poor, and takes some away; with one key until it is accepted."""
+    """Gives coins to the poor, and takes some away, with one key until it is accepted; drops dead letters or replays them, twice
+    now and then; those whose requests have outcomes are refused, garbage is buried again."""
 
     def turn(self):
         user, coins, key = self.random.choice(self.world.users), self.random.choice((100, 300, 1000, -50, -(10**9))), uuid7()
-        while not self.adjust(user, coins, key):
-            self.world.stop.wait(0.3)
+        while not self.adjust(user, coins, key) and not self.world.stop.wait(0.3):
+            pass
+        if self.random.random() < 0.3:
+            self.bury()
         self.world.stop.wait(self.random.uniform(0.2, 0.8))
 
-    def adjust(self, user, coins, key):
+    def ask(self, method, path, body=None, **headers):
+        """(status, answer); 0: nobody knows."""
         try:
-            headers = {"Idempotency-Key": key, "authorization": f"Bearer {self.world.admin_key}"}
-            status, _, answer = self.stack.http("POST", "/admin/v1/adjustments", {"user_id": user, "coins": coins, "reason": "nemesis"}, headers, base=self.random.choice(self.world.admins), timeout=15)
+            status, _, answer = self.stack.http(method, path, body, {"authorization": f"Bearer {self.world.admin_key}", **headers}, base=self.random.choice(self.world.admins), timeout=15)
         except (OSError, http.client.HTTPException):
-            return False
-        assert status in (202, 409, 429, 503), answer
+            return 0, None
+        return status, answer
+
+    def adjust(self, user, coins, key):
+        status, answer = self.ask("POST", "/admin/v1/adjustments", {"user_id": user, "coins": coins, "reason": "nemesis"}, **{"Idempotency-Key": key})
+        assert status in (0, 202, 409, 429, 503), (status, answer)
         if status == 202:
             self.world.accepted.add((user, answer["request_id"]))
         return status == 202
+
+    def bury(self):
+        status, answer = self.ask("GET", "/admin/v1/dead-letters?limit=100")
+        assert status in (0, 200, 503), (status, answer)
+        letters = answer["dead_letters"] if status == 200 else []
+        for letter in self.random.sample(letters, min(5, len(letters))):
+            for order in self.random.choice((("replay", "drop"), ("drop",), ("drop", "drop"), ("replay", "replay"))):
+                status, answer = self.ask("POST", f"/admin/v1/dead-letters/{letter['log']}/{letter['off']}/{order}")
+                assert status in (0, 202 if order == "replay" else 200, 409, 503), (order, letter, status, answer)
+                self.world.orders[order, status] += 1
 
 
 class Foreigner(Worker):
@@ -173,9 +190,12 @@ class Foreigner(Worker):
         gift = self.random.choice(list(GIFTS))
         good = self.stack.gift_command(user, gift_id=gift, price=GIFTS[gift][0], room_id=self.random.choice(ROOMS), receiver_id=self.random.choice(RECEIVERS))
         old = self.random.choice(self.world.foreign or [good])
-        records = self.random.choices((good, old, {**old, "quantity": 2}, {**good, "price": 3}, {**good, "v": 7}, {**good, "receiver_id": user}, "garbage"), (6, 5, 1, 1, 1, 1, 1), k=4)
+        kinds = (good, old, {**old, "quantity": 2}, {**good, "price": 3}, {**good, "v": 7}, {**good, "receiver_id": user}, {**good, "user_id": self.random.choice(self.world.users)}, "garbage")
         self.world.foreign.append(good)
-        lines = "".join(f"{record['user_id'] if isinstance(record, dict) else user}\t{record if isinstance(record, str) else json.dumps(record)}\n" for record in records)
+        lines = ""
+        for record in self.random.choices(kinds, (6, 5, 1, 1, 1, 1, 1, 1), k=4):
+            key = old["user_id"] if record is kinds[1] or record is kinds[2] else user  # that of another user now and then
+            lines += f"{key}\t{record if isinstance(record, str) else json.dumps(record)}\n"
         command = ["kcat", "-b", self.stack.env["GIFTFLOW_KAFKA"], "-P", "-t", "giftflow.commands", "-X", "partitioner=murmur2_random", "-X", "acks=all", "-X", "message.timeout.ms=5000", "-K", "\t"]
         with contextlib.suppress(subprocess.TimeoutExpired):  # taken or not: the topic is what the judge reads
             subprocess.run(command, input=lines.encode(), capture_output=True, timeout=20, check=False)
@@ -424,7 +444,7 @@ class World:
             self.proxies[f"the link to {name}"] = FaultProxy(port, lambda name=name: self.port_of(name))
         self.stop, self.began = threading.Event(), time.time()
         self.accepted, self.refused, self.told, self.taken_back = set(), set(), {}, []
-        self.foreign, self.frames, self.faults, self.answers = [], [], Counter(), Counter()
+        self.foreign, self.frames, self.faults, self.answers, self.orders = [], [], Counter(), Counter(), Counter()
         self.too_early, self.audits = [], 0
         self.locks = {name: threading.Lock() for name in (*NAMES, "mysql", *KAFKAS, *REDISES, *self.proxies)}
         self._log = threading.Lock()
@@ -536,7 +556,7 @@ def test_whatever_breaks_the_books_are_right(world):
     told_the_truth(world)
     seen = Counter(outcome for row in model.rows.values() for outcome in row.outcomes)
     print(f"{len(world.accepted)} accepted, {len(world.refused)} refused, answers {dict(world.answers)}, {len(world.frames)} frames, outcomes {dict(seen)}, "
-          f"{len(model.dead)} dead letters, {len(model.repeats)} repeats; faults {dict(world.faults)}, connections cut {[proxy.cuts for proxy in world.proxies.values()]}")  # fmt: skip
+          f"{len(model.dead)} dead letters {dict(world.orders)}, {len(model.repeats)} repeats; faults {dict(world.faults)}, connections cut {[proxy.cuts for proxy in world.proxies.values()]}")  # fmt: skip
     assert len(world.accepted) > SECONDS and world.frames, "nothing was going on"
     user, room = world.users[0], ROOMS[0]
     for n in (1, 2):  # and it works as on the first day
