@@ -4,7 +4,7 @@
  * It is made to the first server of mysql.hosts that is a writable primary (neither read_only nor super_read_only) and reads
  * its tables; a server that takes no writes (1047, 1290, 1836 and the like) loses the connection, and the next one goes to the others.
  * Session: READ COMMITTED, STRICT_ALL_TABLES, time_zone +00:00, utf8mb4; settlement sessions also get short wait_timeout,
- * net_*_timeout and innodb_lock_wait_timeout (F6); on Galera the plain ones never read less than other nodes have committed.
+ * net_*_timeout and innodb_lock_wait_timeout (F6). On Galera none reads less than other nodes have committed.
  * Never reconnects by itself: a lost connection loses its transaction.
  * Statements are text built from integers, hex literals and constants only (gf_buf_add_i64, gf_buf_add_xhex).
  * Classes: RETRY = nothing was done or all was rolled back by the server or must be (deadlock, lock time-out, connection
@@ -69,7 +69,7 @@ struct gf_sql_bulk_spec {
     size_t count, row_size;
 };
 struct gf_sql_bulk;
-/* REJECT also where server or client library has no such protocol (MySQL): write text instead. */
+/* REJECT also where server or client library has no such protocol (MySQL), or it is not to be trusted (Galera): write text instead. */
 GF_NODISCARD enum gf_class gf_sql_bulk_open(struct gf_sql *sql, const struct gf_sql_bulk_spec *spec,
                                             struct gf_sql_bulk **bulk_r, struct gf_error *error_r);
 GF_NODISCARD enum gf_class gf_sql_bulk_run(struct gf_sql_bulk *bulk, const void *rows, size_t count, int64_t *affected_r,

@@ -152,9 +152,10 @@ static enum gf_class check_packet(struct gf_sql *sql, struct gf_error *error_r)
 }
 
 /* A Galera node without its cluster answers everything but statements on tables (1047). One that has it may lag behind what
- * another node has committed: what this session reads from here on must not, as an unknown COMMIT is resolved by it (F7). A
- * plain session keeps to that with every statement: it compares with Redis, which may have heard of a commit before its node. */
-static enum gf_class check_tables(struct gf_sql *sql, enum gf_sql_session session, struct gf_error *error_r)
+ * another node has committed; the session reads nothing from before that, in a transaction from BEGIN on: it resolves unknown
+ * COMMITs of other nodes (F7), compares with Redis, which may have heard of a commit before its node, and would bury a credit's
+ * command that stands in Kafka before the credit has come to its node. */
+static enum gf_class check_tables(struct gf_sql *sql, struct gf_error *error_r)
 {
     struct gf_sql_result *result = NULL;
     enum gf_class class = set_if_known(sql, "SET SESSION wsrep_sync_wait=7", error_r);
@@ -164,9 +165,7 @@ static enum gf_class check_tables(struct gf_sql *sql, enum gf_sql_session sessio
     gf_sql_result_free(&result);
     if (class != GF_OK && (error_r->native == ERR_NO_SUCH_TABLE || error_r->native == ERR_UNKNOWN_TABLE)) /* init has not run */
         class = GF_OK;
-    if (class != GF_OK || session == GF_SQL_PLAIN)
-        return class;
-    return set_if_known(sql, "SET SESSION wsrep_sync_wait=DEFAULT", error_r);
+    return class;
 }
 
 static enum gf_class connect_one(const struct target *target, const struct gf_host *host, struct gf_sql **sql_r,
@@ -191,7 +190,7 @@ static enum gf_class connect_one(const struct target *target, const struct gf_ho
     if (class == GF_OK)
         class = check_writable(sql, error_r);
     if (class == GF_OK)
-        class = check_tables(sql, target->session, error_r);
+        class = check_tables(sql, error_r);
     if (class == GF_OK && target->session == GF_SQL_SETTLE)
         class = check_packet(sql, error_r);
     if (class == GF_OK) {
