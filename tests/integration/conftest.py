@@ -10,11 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stack import BROKERS, Stack  # noqa: E402
+from stack import BROKERS, ENGINE, GALERA, Stack  # noqa: E402
 
-collect_ignore = [] if BROKERS == 3 else ["test_brokers.py"]  # needs what ./dev test --brokers=3 gives it
-if "GIFTFLOW_NEMESIS_SECONDS" not in os.environ:  # ./dev test --nemesis
-    collect_ignore.append("test_nemesis.py")
+# What needs more than ./dev test gives it: ./dev test --brokers=3, --mysql, --galera, --nemesis.
+THERE = {"test_brokers.py": BROKERS == 3, "test_group.py": ENGINE == "mysql", "test_galera.py": GALERA, "test_nemesis.py": "GIFTFLOW_NEMESIS_SECONDS" in os.environ}
+collect_ignore = [name for name, there in THERE.items() if not there]
 
 GIFTS = ((1, "Rose", 1), (22, "Heart", 90), (100, "Rocket", 5000))
 

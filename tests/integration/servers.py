@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Database servers of a test's own beside the stack's, and settlement on several of them: gifts all the time, and the proof that each is settled once."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -118,6 +119,21 @@ class OwnServer(Server):
             self.process.kill()
             self.process.wait()
         self.process, self.frozen = None, False
+
+
+@contextlib.contextmanager
+def lagging(server, writer):
+    """What the writer commits waits at this server, in its order, behind a row for a table that is locked there."""
+    conn = server.connect()
+    try:
+        with conn.cursor() as cursor:
+            cursor.execute("LOCK TABLES hold.here READ")
+            writer.rows("INSERT INTO hold.here VALUES (NULL)")
+            waits = "SELECT id FROM information_schema.processlist WHERE state = 'Waiting for table metadata lock'"
+            wait_until(lambda: server.rows(waits), 60, "the row waits")
+            yield
+    finally:
+        conn.close()
 
 
 class Books:
@@ -275,6 +291,19 @@ class Cluster(Books):
             super().down(self.nodes)
         finally:
             shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def commit_waits(writer, others):
+    """The others are frozen for a moment, for less than the five seconds after which they are put out; true: a COMMIT waits for them, and they are frozen."""
+    for node in others:
+        node.freeze()
+    for _ in range(10):
+        if "COMMIT" in sessions(writer):
+            return True
+        time.sleep(0.05)
+    for node in others:
+        node.thaw()
+    return False
 
 
 class Load:

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = os.environ.get("GIFTFLOW_BUILD", "asan")
 ENGINE = os.environ.get("GIFTFLOW_ENGINE", "mariadb")  # or mysql: ./dev test --mysql
 BROKERS = int(os.environ.get("GIFTFLOW_BROKERS", "1"))  # or 3: ./dev test --brokers=3; `kafka` is then all of kafka-1, kafka-2 and kafka-3
+GALERA = os.environ.get("GIFTFLOW_GALERA") == "yes"  # ./dev test --galera
 LOGS = ROOT / "build" / "test-logs" / "stacks"
 BAD_LOG = re.compile(r"ASSERT|(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
 
