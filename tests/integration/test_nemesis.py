@@ -27,8 +27,8 @@ import pymysql
 import pytest
 from conftest import finish
 from fault_proxy import FaultProxy
+from servers import free_port
 from stack import BROKERS, Stack, uuid7, wait_until
-from test_failover import free_port
 from test_verify_watch import Watch
 from ws_client import Closed, HandshakeError, WsClient
 
