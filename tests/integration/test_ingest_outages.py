@@ -264,6 +264,7 @@ def test_ingest_takes_no_more_when_settlement_is_too_far_behind(own):
 def test_f4_another_partition_count_stops_ingest(own):
     user, key = own.new_user(coins=10), uuid7()
     own.drain()
+    own.stop("settle-1")  # a partition that it claimed meanwhile would be stopped until it is claimed again
     own.stop("ingest-1")
     own.sql("UPDATE progress SET partitions = partitions + 1 WHERE live = 1 AND topic = 'giftflow.commands'")
     try:
@@ -273,5 +274,6 @@ def test_f4_another_partition_count_stops_ingest(own):
         retriable(own.gift(user, gift_id=1, key=key), key)
     finally:
         own.sql("UPDATE progress SET partitions = partitions - 1 WHERE live = 1 AND topic = 'giftflow.commands'")
+        own.start("settle-1")
     wait_until(lambda: own.is_ready("ingest-1"), 60, "ready")
     wait_until(lambda: own.gift(user, gift_id=1, key=key)[0] == 202, 60, "served")
