@@ -207,12 +207,14 @@ def test_a_lost_commit_is_asked_about_behind_what_its_node_has_committed(galera)
     for role in ROLES[1:]:
         stack.stop(role)
     galera.look_at(writer)
+    looked_up = lambda: stack.log_text("settle-1").count("event=commit_looked_up")  # noqa: E731
     with Load(galera):
         galera.goes_on()
         with lagging(here, writer), lagging(other, writer):
             wait_until(lambda: "COMMIT" in sessions(writer, 3), 120, "flow control stops a COMMIT")
+            before = looked_up()
             writer.end()
-            wait_until(lambda: "commit_looked_up" in stack.log_text("settle-1") or sessions(here, 2) or sessions(other, 2), 120, "settlement asks")
+            wait_until(lambda: looked_up() > before or sessions(here, 2) or sessions(other, 2), 120, "settlement asks")
         galera.look_at(here)
         galera.goes_on()
         writer.start()
