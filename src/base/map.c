@@ -52,7 +52,7 @@ void gf_map_add(struct gf_map *map, struct gf_map_node *node, uint64_t key)
 
 void gf_map_remove(struct gf_map *map, struct gf_map_node *node)
 {
-    GF_ASSERT(map->count > 0 && *node->link == node);
+    GF_ASSERT(map->count > 0 && node->link != NULL && *node->link == node);
     *node->link = node->next;
     if (node->next != NULL)
         node->next->link = node->link;
