@@ -3,8 +3,8 @@
 /* Structured log: one logfmt line per event on stderr: ts, level, role, pid, event, then the caller's key=value pairs.
  * `event` is a fixed <noun>_<past verb>. Threads: any. Each call site is limited to 20 lines a second; the next line
  * that passes carries suppressed=n. What stands between the format's quotes is a value: quotes and backslashes in it are written
- * with a backslash before them, line breaks as blanks (it is UTF-8, or at least without the bytes 0xFE and 0xFF). So whatever may hold other than names and numbers needs quotes:
- * error=\"%s\". Never log tokens, passwords or whole payloads. */
+ * with a backslash before them, line breaks as blanks (it is UTF-8, or at least without the bytes 0xFE and 0xFF). So whatever may
+ * hold other than names and numbers needs quotes: error=\"%s\". Never log tokens, passwords or whole payloads. */
 #include "gf/base.h"
 
 enum gf_log_level { GF_DEBUG = 0, GF_INFO, GF_WARN, GF_ERROR };

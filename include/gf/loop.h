@@ -19,8 +19,8 @@ void gf_loop_stop(struct gf_loop *loop);
 void gf_loop_on_turn(struct gf_loop *loop, gf_loop_fn on_turn, void *ctx);
 /* SIGTERM and SIGINT: the first one calls on_drain, once the loop turns; one that comes 0.1 s later, or more, or so long after
  * gf_loop_stop, exits the process with status 1, whatever it is at, and so does the end of overdue_ms (0: none) from then on, until
- * the loop is destroyed. Whoever fails before the loop has run calls gf_loop_stop, so that its end, too, has one. SIGPIPE is ignored. One loop
- * per process. */
+ * the loop is destroyed. Whoever fails before the loop has run calls gf_loop_stop, so that its end, too, has one. SIGPIPE is
+ * ignored. One loop per process. */
 void gf_loop_on_signal(struct gf_loop *loop, int64_t overdue_ms, gf_loop_fn on_drain, void *ctx);
 /* Raises the process's limit of descriptors for so many sockets and some more (the usual soft limit is 1024). Returns for how many
  * there is room: less than asked for where the hard limit is lower, because a process that clients have left no descriptor for
