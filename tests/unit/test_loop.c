@@ -229,6 +229,28 @@ static int end_of(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* What becomes of a process that does this once signals are its loop's. */
+static int end_of_one_that(void (*does)(struct gf_loop *loop), int64_t overdue_ms)
+{
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct probe probe = {.loop = gf_loop_create()};
+
+        gf_loop_on_signal(probe.loop, overdue_ms, on_wake, &probe);
+        does(probe.loop);
+        _exit(4);
+    }
+    return end_of(pid);
+}
+
+static void hang_for_ever(void)
+{
+    for (;;)
+        gf_clock_sleep_ms(1000);
+}
+
 static void a_second_signal_ends_a_process_whose_loop_does_not_turn(void **state)
 {
     static const int numbers[] = {SIGTERM, SIGINT};
@@ -243,42 +265,33 @@ static void a_second_signal_ends_a_process_whose_loop_does_not_turn(void **state
     }
 }
 
+static void be_asked_twice(struct gf_loop *loop)
+{
+    (void)raise(SIGTERM);
+    gf_clock_sleep_ms(APART_MS);
+    (void)raise(SIGTERM);
+    gf_loop_run(loop);
+}
+
 /* The second one comes before the loop has seen the first. */
 static void a_second_signal_before_the_loop_turns_ends_a_process(void **state)
 {
-    pid_t pid = fork();
-
     (void)state;
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct probe probe = {.loop = gf_loop_create()};
+    assert_int_equal(end_of_one_that(be_asked_twice, 0), 1);
+}
 
-        gf_loop_on_signal(probe.loop, 0, on_wake, &probe);
-        (void)raise(SIGTERM);
-        gf_clock_sleep_ms(APART_MS);
-        (void)raise(SIGTERM);
-        gf_loop_run(probe.loop);
-        _exit(4);
-    }
-    assert_int_equal(end_of(pid), 1);
+static void be_asked_and_hang(struct gf_loop *loop)
+{
+    (void)loop;
+    (void)raise(SIGINT);
+    hang_for_ever();
 }
 
 /* It waits for a server before the loop has run, say. */
 static void who_is_asked_before_the_loop_turns_has_an_end(void **state)
 {
-    pid_t pid = fork();
-
     (void)state;
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct probe probe = {.loop = gf_loop_create()};
-
-        gf_loop_on_signal(probe.loop, 50, on_wake, &probe);
-        (void)raise(SIGINT);
-        for (;;)
-            gf_clock_sleep_ms(1000);
-    }
-    assert_int_equal(end_of(pid), 1);
+    assert_int_equal(end_of_one_that(be_asked_and_hang, 50), 1);
 }
 
 /* At once twice, as timeout(1) does. */
@@ -301,22 +314,17 @@ static void a_drain_that_does_not_end_is_ended(void **state)
     assert_int_equal(end_of(start_stuck(50)), 1);
 }
 
+static void stop_and_hang(struct gf_loop *loop)
+{
+    gf_loop_stop(loop);
+    hang_for_ever();
+}
+
 /* A process that has failed, say, closes what it has, and that may wait for ever. */
 static void a_loop_that_stops_by_itself_has_an_end_too(void **state)
 {
-    pid_t pid = fork();
-
     (void)state;
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct probe probe = {.loop = gf_loop_create()};
-
-        gf_loop_on_signal(probe.loop, 50, on_wake, &probe);
-        gf_loop_stop(probe.loop);
-        for (;;)
-            gf_clock_sleep_ms(1000);
-    }
-    assert_int_equal(end_of(pid), 1);
+    assert_int_equal(end_of_one_that(stop_and_hang, 50), 1);
 }
 
 static void on_drain_look(void *ctx)
