@@ -286,24 +286,32 @@ class Cluster(Books):
         metrics = self.stack.metrics(role)
         return sum(metrics[name] for name in names)
 
+    def kill_in_a_commit(self, writer, others):
+        """The others are frozen for a moment, for less than the five seconds after which they are put out, so that a COMMIT waits for them."""
+
+        def waits():
+            for node in others:
+                node.freeze()
+            for _ in range(10):
+                if "COMMIT" in sessions(writer):
+                    return True
+                time.sleep(0.05)
+            for node in others:
+                node.thaw()
+            return False
+
+        self.stack.stop("sweep-1")  # it commits too
+        wait_until(waits, 120, "a COMMIT that waits for the others", every=0.5)
+        writer.end()
+        self.stack.start("sweep-1", wait=False)
+        for node in others:
+            node.thaw()
+
     def down(self):
         try:
             super().down(self.nodes)
         finally:
             shutil.rmtree(self.dir, ignore_errors=True)
-
-
-def commit_waits(writer, others):
-    """The others are frozen for a moment, for less than the five seconds after which they are put out; true: a COMMIT waits for them, and they are frozen."""
-    for node in others:
-        node.freeze()
-    for _ in range(10):
-        if "COMMIT" in sessions(writer):
-            return True
-        time.sleep(0.05)
-    for node in others:
-        node.thaw()
-    return False
 
 
 class Load:

@@ -74,6 +74,15 @@ def uuid7():
     return str(uuid.UUID(bytes=bytes(raw)))
 
 
+def process_state(pid):
+    """As the kernel says: R, S ..., T for one that stands still, Z for one that has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
 class Stack:
     def __init__(self, directory=None, roles=None, partitions=4, settings=None, env=None):
         """roles: {"ingest": 2, ...}, one each where not named. settings: {"settle.batch": 100}. env: for ./dev and all it starts."""
@@ -138,15 +147,14 @@ class Stack:
         return int((Path(self.env["GIFTFLOW_PID_DIR"]) / f"{name}.pid").read_text())
 
     def state(self, name):
-        """As the kernel says: R, S ..., T for one that stands still, Z for one that has ended, by itself or by a signal that the test has sent."""
-        try:
-            with open(f"/proc/{self.pid(name)}/stat", encoding="utf-8") as stat:
-                return stat.read().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return "Z"
+        return process_state(self.pid(name))
 
     def has_ended(self, name):
-        return self.state(name) == "Z"
+        """By itself, or by a signal that the test has sent."""
+        try:
+            return self.state(name) == "Z"
+        except FileNotFoundError:  # it has left
+            return True
 
     @contextlib.contextmanager
     def frozen(self, name):

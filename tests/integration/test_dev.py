@@ -14,17 +14,13 @@ import time
 
 import pytest
 
-from stack import BUILD, ROOT, Stack, wait_until
+from stack import BUILD, ROOT, Stack, process_state, wait_until
 
 NO_ROLES = {"ingest": 0, "settle": 0, "router": 0, "gateway": 0, "sweep": 0}
 
 
 def is_running(pid):
-    try:
-        state = open(f"/proc/{pid}/stat").read().rsplit(") ", 1)[1][0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+    return process_state(pid) != "Z"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import threading
 import pymysql
 import pytest
 
-from servers import COINS, ROLES, Cluster, Load, OwnServer, commit_waits, free_port, lagging, sessions
+from servers import COINS, ROLES, Cluster, Load, OwnServer, free_port, lagging, sessions
 from stack import wait_until
 
 PROVIDER = "/usr/lib/galera/libgalera_smm.so"
@@ -85,12 +85,7 @@ def test_the_writer_dies_in_a_commit_and_another_node_takes_over(galera):
 
     with Load(galera):
         galera.goes_on()
-        galera.stack.stop("sweep-1")  # it commits too
-        wait_until(lambda: commit_waits(writer, others), 120, "a COMMIT that waits for the others", every=0.5)
-        writer.end()
-        galera.stack.start("sweep-1", wait=False)
-        for node in others:
-            node.thaw()
+        galera.kill_in_a_commit(writer, others)
         galera.look_at(others[0])
         galera.are_ready(*ROLES)
         galera.goes_on()

@@ -8,7 +8,6 @@ repeats the choice of faults (not the moment in which they meet)."""
 
 import contextlib
 import http.client
-import itertools
 import json
 import os
 import random
@@ -52,7 +51,7 @@ FINAL = {"settled", "rejected"}
 
 
 class Worker(threading.Thread):
-    """A thread that goes on until it is told to stop; what it dies of is raised by join()."""
+    """A thread that goes on until it is told to stop; what it dies of is raised by finished()."""
 
     def __init__(self, world, name):
         super().__init__(name=name, daemon=True)
@@ -208,7 +207,7 @@ class Watcher(Worker):
 
     def __init__(self, world, number, user):
         super().__init__(world, f"watcher-{number}")
-        self.user, self.frames, self.client, self.n = user, 0, None, number
+        self.user, self.client, self.n = user, None, number
 
     def turn(self):
         try:
@@ -223,7 +222,6 @@ class Watcher(Worker):
             self.world.stop.wait(0.3)
             return
         if frame["code"] in (5556, 5557, 5558, 5559):
-            self.frames += 1
             self.world.frames.append((self.user, frame))
 
     def end(self):
@@ -494,11 +492,8 @@ class World:
         return self
 
     def mend(self):
-        """What a fault has left; processes that run are left alone, they must come back by themselves."""
+        """The one thing that a fault leaves; processes must come back by themselves."""
         self.set_clock(0)
-        for name in (*NAMES, "mysql", *KAFKAS, *REDISES):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(self.stack.pid(name), signal.SIGCONT)
         for name in NAMES:
             wait_until(lambda name=name: self.stack.is_ready(name), 120, f"{name} is ready again, by itself", every=0.5)
 

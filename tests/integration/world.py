@@ -12,7 +12,7 @@ import threading
 import uuid
 
 import oracle
-from stack import ROOT, Stack, uuid7, wait_until
+from stack import ROOT, Stack, process_state, uuid7, wait_until
 
 GIFTS = {22: (90, 5000, 9999), 100: (5000, 3333, 9999)}
 ROLES = ("ingest", "settle", "sweep")
@@ -62,8 +62,7 @@ class Process:
         return "http://" + wait_until(lambda: line.search(self.log()), 60, f"{self.name}: {event}").group(1)
 
     def is_stopped(self):
-        with open(f"/proc/{self.child.pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "T"
+        return process_state(self.child.pid) == "T"
 
     def reached(self, name, action, times=1):
         """Waits until it has ended (kill) or stopped (stop) itself at that point, for the n-th time."""
