@@ -18,6 +18,7 @@ struct gf_http_opts {
     size_t header_max, body_max;
     int connections_max;
     int64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, request_timeout_ms;
+    int64_t slow_timeout_ms; /* an answer's, while those that have not left take half of the room for them. 0: a second */
     const char *origins; /* web pages that may call: Origin values, comma-separated; NULL or "": none. Borrowed */
     bool count_metrics; /* HTTP_* metrics are this server's */
 };

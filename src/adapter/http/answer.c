@@ -13,7 +13,7 @@
 
 #define UNSENT_MAX (64u << 20) /* bytes: clients that ask for long answers and read none must not take all memory */
 #define LONG_BYTES 16384 /* an answer that a socket may not take at once */
-#define SLOW_MS 1000 /* an answer that has not left after so long, once half of that waits */
+#define SLOW_MS 1000 /* gf_http_opts.slow_timeout_ms */
 
 struct pending {
     uv_write_t write;
@@ -132,10 +132,11 @@ static void on_written(uv_write_t *write, int status)
 /* Where much waits for slow readers they have less time: else a few of them could keep all others from their answers. */
 int64_t conn_deadline(const struct conn *conn)
 {
-    int64_t idle_ms = conn->server->opts.idle_timeout_ms;
+    const struct gf_http_opts *opts = &conn->server->opts;
+    int64_t slow_ms = opts->slow_timeout_ms != 0 ? opts->slow_timeout_ms : SLOW_MS;
 
-    if (conn->state == CONN_WRITING && conn->server->unsent > UNSENT_MAX / 2 && idle_ms > SLOW_MS)
-        return conn->deadline_ms - idle_ms + SLOW_MS;
+    if (conn->state == CONN_WRITING && conn->server->unsent > UNSENT_MAX / 2 && opts->idle_timeout_ms > slow_ms)
+        return conn->deadline_ms - opts->idle_timeout_ms + slow_ms;
     return conn->deadline_ms;
 }
 
