@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """sweep: host income by any number of copies and through kill -9 (F13), dead letters at least once (F12), credits that are due again."""
 
+import json
 import threading
 import time
 import uuid
 
+import jsonschema
 import pytest
 from conftest import finish
-from stack import Stack, uuid7, wait_until
+from stack import ROOT, Stack, uuid7, wait_until
 
 RECEIVERS = range(20001, 20041)
 
@@ -85,9 +87,11 @@ def test_dead_letters_reach_their_topic(swept):
     swept.drain()
     wait_until(lambda: len(swept.sql("SELECT 1 FROM dead_letter WHERE state = 1")) == 4, 60, "dead letters fed")
     rows = swept.sql("SELECT d.log, d.off, p.part FROM dead_letter d JOIN progress p ON p.log = d.log")
+    schema = json.loads((ROOT / "schemas/dead_letter.schema.json").read_text())
     fed = {}
     for record in swept.records("giftflow.dlq"):
         headers = dict(zip(record["headers"][::2], record["headers"][1::2]))
+        jsonschema.Draft202012Validator(schema).validate(headers)
         fed[headers["ce_id"]] = (headers, record)
     assert set(fed) == {f"{row['log']}:{row['off']}" for row in rows}
     for row in rows:
