@@ -96,7 +96,7 @@
     X(settle, queue_bytes, BYTES, "12MiB", 1048576, 17179869184, "prefetched commands, all partitions together; memory is about 2.5 times it") \
     X(settle, fetch_bytes, BYTES, "64KiB", 1, 1048576, "commands gather until they are so many bytes or kafka.fetch_wait is over; 1: no wait, more and smaller transactions") \
     X(settle, retry_max, MS, "30s", 1000, 600000, "a batch is retried this long, then given back")                   \
-    X(settle, dirty_max, INT, "200000", 100, 10000000, "wallets waiting for their Redis publish")                    \
+    X(settle, dirty_max, INT, "200000", 100, 10000000, "outcomes that may wait for their Redis publish")             \
     X(settle, publish, BOOL, "yes", 0, 1, "publish balances to Redis")                                               \
     X(settle, notices, BOOL, "yes", 0, 1, "produce notices")                                                         \
     X(sweep, rollup, MS, "1s", 50, 3600000, "how often host income is rolled up")                                    \

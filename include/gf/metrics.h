@@ -95,7 +95,7 @@
     X(STAGE_CPU_PUBLISH, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"publish\"", "processor time of the lanes by stage of a batch") \
     X(STAGE_CPU_NOTICES, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"notices\"", "processor time of the lanes by stage of a batch") \
     X(STAGE_CPU_ACKS, COUNTER, "giftflow_settle_stage_cpu_microseconds_total", "stage=\"acks\"", "processor time of the lanes by stage of a batch") \
-    X(PUBLISH_PENDING, GAUGE, "giftflow_publish_pending", "", "wallets waiting for their Redis publish")              \
+    X(PUBLISH_PENDING, GAUGE, "giftflow_publish_pending", "", "outcomes waiting for their Redis publish")             \
     X(PUBLISH_DROPPED, COUNTER, "giftflow_publish_dropped_total", "", "publishes dropped because Redis could not keep up; told again later") \
     X(PUBLISH_REFUSED, COUNTER, "giftflow_publish_refused_total", "", "publishes that Redis answered with an error")  \
     X(PUBLISHED, COUNTER, "giftflow_wallets_published_total", "", "wallets published to Redis")                       \
