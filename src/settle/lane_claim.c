@@ -290,7 +290,7 @@ void lane_on_revoke(void *ctx, int32_t partition, bool lost)
         return;
     part = lane_part(lane, partition);
     if (part->owned) {
-        (void)notice_queue_advance(lane->notifier, &part->notices, &part->claim.notified);
+        notice_queue_advance(lane->notifier, &part->notices, &part->claim.notified);
         /* Spares the next owner the repeats; never worth waiting for. */
         if (!lost && lane->down_ms == 0 && part->claim.notified > part->claim.notified_written &&
             store_notified(lane->store, &part->claim, &error) != GF_OK)

@@ -63,7 +63,7 @@ void lane_tend_notices(struct lane *lane, struct part *part)
     struct tracker *tracker;
     int64_t from, next;
 
-    (void)notice_queue_advance(lane->notifier, &part->notices, &part->claim.notified);
+    notice_queue_advance(lane->notifier, &part->notices, &part->claim.notified);
     tracker = notice_queue_again(&part->notices, gf_clock_mono_ms(), &from, &next);
     if (tracker != NULL)
         lane_notices_again(lane, part, tracker, from, next);

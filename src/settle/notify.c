@@ -27,11 +27,13 @@
 struct tracker {
     struct tracker *next_in_queue; /* or next free one */
     int64_t from, next;
-    int outstanding; /* notices under way, plus one while open */
-    int agains;      /* how often it was made again */
+    int64_t made;     /* [from, made) is produced, the rest of it not yet: that is made again piece by piece */
+    int64_t piece;    /* so many offsets at once */
+    int outstanding;  /* notices under way, plus one while open */
+    int agains;       /* how often it was made again because it had failed */
     int64_t again_ms; /* not before */
-    bool failed;     /* one of them is not in the log, or may not be */
-    bool orphan;     /* of no queue: freed with its last acknowledgement */
+    bool failed;      /* one of them is not in the log, or may not be */
+    bool orphan;      /* of no queue: freed with its last acknowledgement */
 };
 
 struct notifier {
@@ -149,7 +151,7 @@ struct tracker *notifier_open(struct notifier *notifier, struct notice_queue *qu
     GF_ASSERT(tracker != NULL && from <= next);
     GF_ASSERT(queue->tail == NULL || queue->tail->next == from);
     notifier->free = tracker->next_in_queue;
-    *tracker = (struct tracker){.from = from, .next = next, .outstanding = 1};
+    *tracker = (struct tracker){.from = from, .next = next, .made = next, .piece = next - from, .outstanding = 1};
     if (queue->tail != NULL)
         queue->tail->next_in_queue = tracker;
     else
@@ -268,35 +270,50 @@ void notifier_fail(struct notifier *notifier, struct tracker *tracker)
     settle_one(notifier, tracker);
 }
 
-bool notice_queue_advance(struct notifier *notifier, struct notice_queue *queue, int64_t *notified_r)
+void notice_queue_advance(struct notifier *notifier, struct notice_queue *queue, int64_t *notified_r)
 {
-    bool moved = false;
-
     while (queue->head != NULL && queue->head->outstanding == 0 && !queue->head->failed) {
         struct tracker *done = queue->head;
 
-        *notified_r = done->next;
-        moved = true;
+        *notified_r = done->made;
+        if (done->made < done->next)
+            return;
         queue->head = done->next_in_queue;
         if (queue->head == NULL)
             queue->tail = NULL;
         give_back(notifier, done);
     }
-    return moved;
+}
+
+/* What failed as a whole, since Kafka takes less than that before its time is over, or nothing of one partition, gets on in halves;
+ * what did not, grows again. */
+static void begin_piece(struct tracker *tracker, int64_t now_ms)
+{
+    if (tracker->failed) {
+        if (tracker->agains > 0)
+            tracker->piece = (tracker->piece + 1) / 2;
+        tracker->again_ms = now_ms + gf_backoff_ms(tracker->agains++, AGAIN_MS, AGAIN_MAX_MS);
+    } else {
+        tracker->from = tracker->made;
+        tracker->piece *= 2;
+    }
+    tracker->made = tracker->next - tracker->from > tracker->piece ? tracker->from + tracker->piece : tracker->next;
+    tracker->failed = false;
+    tracker->outstanding = 1;
 }
 
 struct tracker *notice_queue_again(struct notice_queue *queue, int64_t now_ms, int64_t *from_r, int64_t *next_r)
 {
     for (struct tracker *tracker = queue->head; tracker != NULL; tracker = tracker->next_in_queue) {
-        if (!tracker->failed || tracker->outstanding > 0)
+        if (tracker->outstanding > 0 && tracker->agains > 0)
+            return NULL; /* one at a time: others would only take its place in the producer's queue */
+        if (tracker->outstanding > 0 || (!tracker->failed && tracker->made == tracker->next))
             continue;
-        if (now_ms < tracker->again_ms)
+        if (tracker->failed && now_ms < tracker->again_ms)
             return NULL; /* those behind it fail for the same reason */
-        tracker->again_ms = now_ms + gf_backoff_ms(tracker->agains++, AGAIN_MS, AGAIN_MAX_MS);
-        tracker->failed = false;
-        tracker->outstanding = 1;
+        begin_piece(tracker, now_ms);
         *from_r = tracker->from;
-        *next_r = tracker->next;
+        *next_r = tracker->made;
         return tracker;
     }
     return NULL;

@@ -2,7 +2,7 @@
 #pragma once
 /* Notices of committed trades, at least once (G4). Each range of offsets whose notices were produced has a tracker; the
  * trackers of a log stand in offset order, and progress.notified_offset follows the acknowledged ones from the front. A
- * tracker with a failed notice is made again from the trade rows. Owns: the producer and the trackers.
+ * tracker with a failed notice is made again from the trade rows, at whatever pace Kafka takes them. Owns: the producer and the trackers.
  * Thread: the lane's; acknowledgements come inside notifier_serve. */
 #include "catalogue.h"
 #include "gf/kafka.h"
@@ -36,10 +36,10 @@ void notifier_send_all(struct notifier *notifier, struct tracker *tracker, int32
                        const struct catalogue *catalogue);
 void notifier_close(struct notifier *notifier, struct tracker *tracker);
 
-/* Takes acknowledged trackers off the front; true if *notified_r has moved. */
-bool notice_queue_advance(struct notifier *notifier, struct notice_queue *queue, int64_t *notified_r);
+/* Takes acknowledged trackers off the front; *notified_r moves to where the first one that is left begins, or has got to. */
+void notice_queue_advance(struct notifier *notifier, struct notice_queue *queue, int64_t *notified_r);
 /* The first tracker that must be made again, reopened for sending; NULL: none, or not yet: at once the first time, then ever more
- * rarely. */
+ * rarely. The first time it is all of its range; a piece that fails is halved, what follows one that does not is twice as long. */
 struct tracker *notice_queue_again(struct notice_queue *queue, int64_t now_ms, int64_t *from_r, int64_t *next_r);
 /* The tracker could not be made: it will be asked for again. */
 void notifier_fail(struct notifier *notifier, struct tracker *tracker);
