@@ -234,7 +234,7 @@ enum gf_class gf_db_submit(struct gf_db *db, struct gf_job *job)
     bool taken;
 
     GF_ASSERT(job->run && job->on_done);
-    if (!gf_db_up(db))
+    if (!db || !gf_db_up(db))
         return GF_RETRY;
     if (job->deadline_ms == 0)
         job->deadline_ms = gf_clock_mono_ms() + db->config->ingest_request_timeout;

@@ -29,7 +29,7 @@ struct gf_job {
 
 struct gf_db;
 struct gf_db *gf_db_start(struct gf_loop *loop, const struct gf_config *config);
-/* RETRY: the queue is full or MySQL is away; on_done does not come. */
+/* RETRY: the queue is full, MySQL is away, or the threads have been stopped (NULL); on_done does not come. */
 GF_NODISCARD enum gf_class gf_db_submit(struct gf_db *db, struct gf_job *job);
 bool gf_db_up(const struct gf_db *db);
 int gf_db_pending(const struct gf_db *db);
@@ -158,7 +158,7 @@ void gf_balance_loader_close(struct gf_balance_loader **loader);
 
 struct gf_pins;
 struct gf_pins *gf_pins_start(const struct gf_config *config, const char *topic);
-/* True once both were seen and agreed; stays so while either is away, until a disagreement is seen. */
+/* True once both were seen and agreed; stays so while either is away, until a disagreement is seen. False once stopped (NULL). */
 bool gf_pins_ok(const struct gf_pins *pins);
 void gf_pins_stop(struct gf_pins **pins);
 

@@ -67,7 +67,7 @@ struct gf_pins *gf_pins_start(const struct gf_config *config, const char *topic)
 
 bool gf_pins_ok(const struct gf_pins *pins)
 {
-    return atomic_load_explicit(&pins->ok, memory_order_relaxed);
+    return pins && atomic_load_explicit(&pins->ok, memory_order_relaxed);
 }
 
 void gf_pins_stop(struct gf_pins **pins)

@@ -15,6 +15,7 @@ import pytest
 import cache
 from conftest import running
 from stack import Stack, uuid7, wait_until
+from test_faults import Foreign
 
 SETTINGS = {"kafka.message_timeout": "3s", "ingest.request_timeout": "4s", "ingest.lease": "6s", "ingest.lag_max": "15s"}
 USERS = 40
@@ -234,6 +235,27 @@ def test_a_drained_ingest_answers_what_it_has(own):
     own.start("ingest-1")
     senders.settle_doubts(2)
     senders.check()
+
+
+def test_an_adjustment_that_outlives_the_drain_is_answered(own, monkeypatch):
+    """MySQL writes its row when the process has stopped waiting: what comes after that finds most parts closed."""
+    user, key = own.new_id(), uuid7()
+    row = "INSERT INTO credit (credit_id, kind, user_id, coins, target_user, target_request, part, actor, reason, status, created_ms) VALUES (%s, 3, %s, 1, %s, %s, -1, 'x', 'x', 1, 0)"
+    late = {"OPS_DRAIN_TIMEOUT": "100ms", "INGEST_REQUEST_TIMEOUT": "40s", "INGEST_LEASE": "50s", "MYSQL_READ_TIMEOUT": "60s"}
+    with ingest_with(own, monkeypatch, **late), ThreadPoolExecutor(1) as pool:
+        told = len(own.log_text("ingest-1"))
+        with Foreign(own) as other:
+            other.run(row, uuid.uuid4().bytes, user, user, uuid.UUID(key).bytes)
+            answer = pool.submit(own.admin, "POST", "/admin/v1/adjustments", {"user_id": user, "coins": 5, "reason": "late"}, {"Idempotency-Key": key})
+            other.wait_for_waiter()
+            os.kill(own.pid("ingest-1"), signal.SIGTERM)
+            wait_until(lambda: "event=drain_finished left=1" in own.log_text("ingest-1")[told:], 60, "the drain has waited long enough")
+        status, _, problem = answer.result()
+        assert (status, problem["code"]) == (503, "unavailable") and "retry with this key" in problem["detail"]
+        wait_until(lambda: own.has_ended("ingest-1"), 60, "its end")
+        own.start("ingest-1")
+    assert own.adjust(user, 5, reason="late", key=key) == problem["request_id"]
+    wait_until(lambda: own.balance(user) == 5, 60, "the adjustment is made")
 
 
 def test_a_killed_ingest_leaves_nothing_that_its_twin_cannot_finish(own):
