@@ -8,7 +8,7 @@ struct gf_admin_job {
     struct gf_produced produced;
     struct gf_ingest *ingest;
     struct gf_http_req *req;
-    const char *done_so_far; /* what a 503 of the database has to say; NULL: this is the first step */
+    const char *done_so_far; /* what a 503 of the database has to say; NULL: this is the first step, and has no key */
     /* Left by `run`, which returns OK when it refuses by rule. */
     bool refused;
     enum gf_problem problem;

@@ -273,6 +273,7 @@ void gf_admin_adjustment_post(const struct gf_call *call)
         return;
     }
     job->credit_id = gf_uuid_v8();
+    job->done_so_far = "the database does not answer: it may be recorded, or not; retry with this key";
     job->on_ok = on_credit_written;
     gf_admin_submit(job, run_adjust);
 }

@@ -258,6 +258,19 @@ def test_an_adjustment_that_outlives_the_drain_is_answered(own, monkeypatch):
     wait_until(lambda: own.balance(user) == 5, 60, "the adjustment is made")
 
 
+def test_an_adjustment_without_an_answer_says_what_to_do(own, monkeypatch):
+    """It may be recorded: under another key it would be made twice."""
+    user, key = own.new_id(), uuid7()
+    ask = ("POST", "/admin/v1/adjustments", {"user_id": user, "coins": 5, "reason": "test"}, {"Idempotency-Key": key})
+    with ingest_with(own, monkeypatch, MYSQL_READ_TIMEOUT="1s"):
+        with own.frozen("mysql"):
+            retriable(own.admin(*ask), key)  # it is asked, and does not answer
+            wait_until(lambda: red(own, "ingest-1", "mysql"), 60, "MySQL is missed")
+            retriable(own.admin(*ask), key)  # nobody can be asked
+    wait_until(lambda: own.admin(*ask)[0] == 202, 60, "202")
+    wait_until(lambda: own.balance(user) == 5, 60, "the adjustment is made once")
+
+
 def test_a_killed_ingest_leaves_nothing_that_its_twin_cannot_finish(own):
     with Senders(own) as senders:
         senders.wait_for_more(100)
