@@ -122,8 +122,10 @@ static void on_stored(void *ctx, enum gf_class class)
 {
     struct load *load = ctx;
 
-    if (class != GF_REJECT)
-        finish(load, class);
+    if (class == GF_RETRY)
+        finish(load, GF_REJECT);
+    else if (class == GF_OK)
+        finish(load, GF_OK);
     else if (load->read != FIRST)
         finish(load, GF_OK); /* settlement was faster: it knows best */
     else if (gf_balance_get_wallet(load->loader->ingest->balance, load->wallet.user_id, on_looked_at, load) != GF_OK)

@@ -246,7 +246,7 @@ static void on_loaded(void *ctx, enum gf_class class)
         unavailable(gift, "the service is stopping");
     else if (class == GF_OK)
         reserve(gift);
-    else if (!gf_balance_up(gift->ingest->balance, gift->command.user_id))
+    else if (class == GF_REJECT || !gf_balance_up(gift->ingest->balance, gift->command.user_id))
         without_redis(gift);
     else
         unavailable(gift, "the balance cannot be read");

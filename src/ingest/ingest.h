@@ -148,7 +148,8 @@ struct gf_gift_list *gf_catalogue_cache_list(struct gf_catalogue_cache *cache);
 
 struct gf_balance_loader;
 struct gf_balance_loader *gf_balance_loader_create(struct gf_ingest *ingest);
-typedef void (*gf_balance_loaded_fn)(void *ctx, enum gf_class class); /* OK: Redis knows the wallet now */
+/* OK: Redis knows the wallet now; REJECT: MySQL has told, and Redis did not take it; RETRY: one of them could not be asked. */
+typedef void (*gf_balance_loaded_fn)(void *ctx, enum gf_class class);
 /* Loads of one user share one read. on_loaded comes later, on the loop. */
 void gf_balance_loader_load(struct gf_balance_loader *loader, int64_t user_id, gf_balance_loaded_fn on_loaded,
                             void *ctx);

@@ -271,6 +271,21 @@ def test_an_adjustment_without_an_answer_says_what_to_do(own, monkeypatch):
     wait_until(lambda: own.balance(user) == 5, 60, "the adjustment is made once")
 
 
+def test_a_redis_that_takes_no_writes_is_as_good_as_none(own):
+    """A disk that is full, replicas that are away: it may be so for hours, and soon there is no balance in Redis that is fresh."""
+    cold = own.new_user(coins=10)
+    own.drain()
+    own.redis("FLUSHALL")
+    own.redis("CONFIG", "SET", "min-replicas-to-write", "1")
+    try:
+        status, _, answer = own.gift(cold, gift_id=1)
+        assert status == 202, answer
+        assert own.outcome(cold, answer["request_id"], 60)["balance_after"] == 9
+    finally:
+        own.redis("CONFIG", "SET", "min-replicas-to-write", "0")
+    wait_until(lambda: own.gift(cold, gift_id=1)[0] == 202, 60, "202")
+
+
 def test_a_killed_ingest_leaves_nothing_that_its_twin_cannot_finish(own):
     with Senders(own) as senders:
         senders.wait_for_more(100)
