@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/pem.h>
@@ -582,6 +583,10 @@ static void bad_keys_are_refused_at_start(void **state)
     assert_int_equal(gf_jwt_create(config, &jwt, &error), GF_FATAL); /* no key at all */
     gf_copy(config->auth_hs256_secret_file, sizeof(config->auth_hs256_secret_file), path);
     assert_int_not_equal(gf_jwt_create(config, &jwt, &error), GF_OK); /* no such file */
+    gf_copy(config->auth_hs256_secret_file, sizeof(config->auth_hs256_secret_file), folder);
+    assert_int_not_equal(gf_jwt_create(config, &jwt, &error), GF_OK); /* it can be opened, and not read */
+    assert_non_null(strstr(error.text, strerror(EISDIR)));
+    gf_copy(config->auth_hs256_secret_file, sizeof(config->auth_hs256_secret_file), path);
     write_file(path, "only 31 bytes, one too few....!", 31);
     assert_int_equal(gf_jwt_create(config, &jwt, &error), GF_FATAL);
     config = configure(false, true);
