@@ -247,6 +247,13 @@ static inline enum gf_reserved reserve(const struct gf_reserve *r)
     return last_reserve.answer;
 }
 
+/* What is available to one that is insufficient. */
+static inline int64_t refused_with(const struct gf_reserve *r)
+{
+    assert_int_equal(reserve(r), GF_RESERVED_INSUFFICIENT);
+    return last_reserve.available;
+}
+
 static int64_t last_int;
 
 static inline void on_int(void *ctx, const struct gf_reply *reply)

@@ -91,7 +91,7 @@ local function judge(w, q, d, at, amount)
   if b - h < amount then
     if not confirmed then return answer(5) end
     write(h + own_amount, holds .. mine)
-    return answer(10, b - h)
+    return answer(10, math.max(b - h, 0)) -- a debit may have taken what is held
   end
   write(h + amount, holds .. sub(blob, at, at + 23) .. due)
   -- Where an earlier call has left its marker or its hold, that one may be in Kafka.
