@@ -27,7 +27,7 @@
 #include "gf/sql.h"
 
 #define GROUP "giftflow-router"
-#define QUEUE_BYTES (8 * 1024 * 1024) /* prefetch per partition */
+#define QUEUE_BYTES (24 * 1024 * 1024) /* prefetch of all partitions, which one router may come to own; memory is about 2.5 times it */
 #define SERVE_MS 500
 #define FIRST_LINKS_MS 2000 /* notices are not dropped before gateways had this long to be linked */
 #define LATE_MS 1
@@ -333,7 +333,7 @@ static void start_consumer(struct router *router)
         .topic = topic,
         .group = GROUP,
         .client_id = GROUP,
-        .queue_bytes = QUEUE_BYTES,
+        .queue_bytes = QUEUE_BYTES / router->config->kafka_partitions,
         .follows_group = true,
         .on_assign = on_assign,
         .on_revoke = on_revoke,

@@ -143,6 +143,11 @@ class Stack:
         self.dev("stop", name)
         self._read_env()
 
+    def resident(self, name):
+        """Bytes."""
+        with open(f"/proc/{self.pid(name)}/status", encoding="utf-8") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS"))
+
     def pid(self, name):
         return int((Path(self.env["GIFTFLOW_PID_DIR"]) / f"{name}.pid").read_text())
 

@@ -202,9 +202,9 @@ def test_mysql_away_for_less_than_retry_max_costs_no_partition(rig):
         epochs = {row["log"]: row["epoch"] for row in rig.sql("SELECT log, epoch FROM progress WHERE live = 1")}
         left = rig.log_text("settle-1").count("event=group_left")
         rig.kill("mysql")
-        memory, end = resident(rig, "settle-1"), time.monotonic() + 9  # one and a half session time-outs
+        memory, end = rig.resident("settle-1"), time.monotonic() + 9  # one and a half session time-outs
         wait_until(lambda: time.monotonic() > end, 60, "a while without MySQL", every=0.5)
-        assert resident(rig, "settle-1") < memory + (64 << 20)
+        assert rig.resident("settle-1") < memory + (64 << 20)
         assert rig.is_alive("settle-1") and rig.http("GET", "/readyz", base=rig.ops_url("settle-1"))[0] == 503
         rig.start("mysql")
         wait_until(lambda: rig.is_ready("settle-1"), 60, "ready again")
@@ -212,11 +212,6 @@ def test_mysql_away_for_less_than_retry_max_costs_no_partition(rig):
         assert rig.log_text("settle-1").count("event=group_left") == left
         assert {row["log"]: row["epoch"] for row in rig.sql("SELECT log, epoch FROM progress WHERE live = 1")} == epochs
     check_all_settled_once(rig)
-
-
-def resident(stack, name):
-    with open(f"/proc/{stack.pid(name)}/status") as status:
-        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS"))
 
 
 # -- Redis hangs, the broker dies

@@ -613,6 +613,19 @@ def test_a_router_that_starts_without_redis_drops_nothing(make_stack):
         came(client, record)
 
 
+def test_a_router_on_a_backlog_reads_ahead_no_further_with_many_partitions(make_stack):
+    stack = make_stack(roles={**ALONE, "gateway": 0}, partitions=32, settings={"gateway.announce": "60s"}, gifts=False)
+    idle = stack.resident("router-1")
+    stack.stop("router-1")
+    publish(stack, *(notice(5556, room, 1, pad="x" * 3800) for room in range(1, 50_001)))
+    stack.start("router-1")  # it holds what it reads until a gateway must have announced itself
+    sizes = [idle]
+    while len(sizes) < 6 or sizes[-1] > sizes[-5] + (1 << 20):  # it still reads
+        time.sleep(1)
+        sizes.append(stack.resident("router-1"))
+    assert max(sizes) < idle + (96 << 20)
+
+
 def test_a_router_ends_though_kafka_does_not_answer(make_stack):
     """librdkafka waits at the close for the answer to each commit of offsets, for as long as the broker is silent."""
     stack = make_stack(roles=ALONE, settings={"ops.drain_timeout": "100ms"}, gifts=False)
