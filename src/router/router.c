@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The router: reads the notices topic and sends each frame to the gateways that have its room.
  * Adds seq = (incarnation << 40) + offset: rising per channel, because a channel's key is always in one partition, and the
- * same whichever router reads it. The incarnation is a row of MySQL's `topic`, read once at start by a thread of its own.
+ * same whichever router reads it. The incarnation is a row of MySQL's `topic`, read by a thread of its own at the start, and again
+ * when offsets fall: then init has made the topic anew.
  * One batch is on its way at a time: take what is there, send it, wait until every gateway concerned has acknowledged (or is
  * dropped after router.ack_timeout). Only then may its offsets be committed, several times a second. So a notice is repeated,
  * never skipped, when a router dies; while one batch waits the next gathers, which is how batches grow with the load.
@@ -45,6 +46,7 @@ struct part {
     int64_t from, taken; /* the batch on its way: its first record, and after its last one; taken -1: none */
     int64_t again;       /* the batch from here on was taken again; -1: none */
     int64_t done;        /* acknowledged and not yet committed; -1: nothing */
+    int64_t next;        /* no record below it is still to come; 0: not known */
 };
 
 struct router {
@@ -117,6 +119,15 @@ static void *run_reader(void *arg)
     return NULL;
 }
 
+static bool start_reader(struct router *router)
+{
+    if (router->reader_started)
+        GF_ASSERT(pthread_join(router->reader, NULL) == 0); /* it has said what it read, and ends */
+    atomic_store(&router->incarnation, 0);
+    router->reader_started = pthread_create(&router->reader, NULL, run_reader, router) == 0;
+    return router->reader_started;
+}
+
 /* ---- batches */
 
 static void route(struct router *router, const struct gf_kafka_message *message)
@@ -184,7 +195,7 @@ static void finish_batch(struct router *router)
         struct part *part = &router->parts[i];
 
         if (part->taken >= 0)
-            part->done = part->taken;
+            part->done = part->next = part->taken;
         part->taken = -1;
     }
     if (gf_clock_mono_ms() >= router->commit_ms)
@@ -198,14 +209,11 @@ static void fail(struct router *router, const struct gf_error *error)
     gf_loop_stop(router->loop);
 }
 
-/* The batch again, for a gateway that was lost with it. False: it was already, and others do not wait for ever. */
-static bool take_again(struct router *router)
+/* What is taken next is this batch again. */
+static void give_back(struct router *router)
 {
     struct gf_error error;
 
-    for (int i = 0; i < router->part_count; i++)
-        if (router->parts[i].taken >= 0 && router->parts[i].again == router->parts[i].from)
-            return false;
     for (int i = 0; i < router->part_count; i++) {
         struct part *part = &router->parts[i];
 
@@ -216,7 +224,39 @@ static bool take_again(struct router *router)
         part->again = part->from;
         part->taken = -1;
     }
+}
+
+/* The batch again, for a gateway that was lost with it. False: it was already, and others do not wait for ever. */
+static bool take_again(struct router *router)
+{
+    for (int i = 0; i < router->part_count; i++)
+        if (router->parts[i].taken >= 0 && router->parts[i].again == router->parts[i].from)
+            return false;
+    give_back(router);
     return true;
+}
+
+/* The batch has offsets that were there before: seqs must not fall with them. */
+static bool is_made_anew(const struct router *router)
+{
+    for (int i = 0; i < router->part_count; i++)
+        if (router->parts[i].taken >= 0 && router->parts[i].from < router->parts[i].next)
+            return true;
+    return false;
+}
+
+static void ask_incarnation(struct router *router)
+{
+    struct gf_error error;
+
+    gf_log(GF_WARN, "notices_made_anew", "incarnation=%" PRId64, atomic_load(&router->incarnation));
+    give_back(router);
+    for (int i = 0; i < router->part_count; i++)
+        router->parts[i].next = 0;
+    if (start_reader(router))
+        return;
+    (void)gf_fail(&error, GF_FATAL, 0, "cannot start a thread");
+    fail(router, &error);
 }
 
 /* Nobody owes an acknowledgement of it any more. Who drains takes nothing again: not committed, it is the next one's. */
@@ -231,7 +271,7 @@ static void end_batch(struct router *router)
 
 static bool may_consume(struct router *router)
 {
-    if (router->consumer == NULL || router->draining || router->waiting)
+    if (router->consumer == NULL || router->draining || router->waiting || atomic_load(&router->incarnation) == 0)
         return false;
     if (router->hold_until_ms == 0)
         return true;
@@ -253,6 +293,11 @@ static void pump(struct router *router)
         count = take_batch(router);
         if (count == 0)
             return; /* the eventfd tells when there is more */
+        if (is_made_anew(router)) {
+            gf_kafka_batch_free(router->messages, count);
+            ask_incarnation(router);
+            return;
+        }
         for (int k = 0; k < count; k++)
             route(router, &router->messages[k]);
         gf_kafka_batch_free(router->messages, count);
@@ -433,10 +478,7 @@ static enum gf_class start(struct router *router, struct gf_error *error_r)
     router->serve = gf_timer_start(router->loop, SERVE_MS, SERVE_MS, serve, router);
     router->ack = gf_timer_start(router->loop, INT32_MAX, 0, on_ack_timeout, router);
     links_start(&router->links);
-    if (pthread_create(&router->reader, NULL, run_reader, router) != 0)
-        return gf_fail(error_r, GF_FATAL, 0, "cannot start a thread");
-    router->reader_started = true;
-    return GF_OK;
+    return start_reader(router) ? GF_OK : gf_fail(error_r, GF_FATAL, 0, "cannot start a thread");
 }
 
 static void stop(struct router *router)

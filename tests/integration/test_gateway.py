@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -611,6 +612,21 @@ def test_a_router_that_starts_without_redis_drops_nothing(make_stack):
         time.sleep(4)  # longer than it would hold them for links that it knows
         stack.start("redis")
         came(client, record)
+
+
+def test_seqs_rise_also_when_the_notices_topic_is_made_anew(make_stack):
+    stack = make_stack(roles=ALONE, settings={"gateway.ping": "10m"}, gifts=False)
+    room = stack.new_id()
+    with stack.ws(1, room) as client:
+        known(stack, (client, room))
+        records = [notice(5556, room, 1) for _ in range(60)]
+        publish(stack, *records)
+        came(client, *records)
+        stack.delete_topic(NOTICES)
+        subprocess.run([stack.env["GIFTFLOW_BIN"], "init", "--config", stack.env["GIFTFLOW_CONFIG"]], check=True, timeout=120)
+        known(stack, (client, room))  # what came before the router has found the new end is missed, as after any gap
+        publish(stack, notice(5556, room, 1))
+        assert news(client)["seq"] >> 40 == 2 == stack.sql("SELECT incarnation FROM topic WHERE topic = %s", NOTICES)[0]["incarnation"]
 
 
 def test_a_router_on_a_backlog_reads_ahead_no_further_with_many_partitions(make_stack):
