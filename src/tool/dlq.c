@@ -261,8 +261,9 @@ const struct gf_role gf_role_dlq = {
         "\n"
         "Filters (all must hold): --state open|all|new|fed|replayed|dropped (default open), --reason NAME, --log N, --partition N,\n"
         "--offsets FROM-TO, --user ID, --since TIME, --until TIME (unix milliseconds, 2026-01-31T23:59:59Z, or an age: 15m, 2h, 7d),\n"
-        "--after LOG-OFFSET (the page behind that one). --dry-run says what replay or drop would do, and does nothing.\n"
-        "--wait SECONDS waits for MySQL (default 5). Exit status: 0 done, 1 could not (or no such letter), 2 wrong arguments.\n",
+        "--after LOG-OFFSET (the page behind that one). replay and drop take what is there when they begin, --limit N of it at most\n"
+        "(default 100000). --dry-run says what they would do, and does nothing. --wait SECONDS waits for MySQL (default 5).\n"
+        "Exit status: 0 each was dealt with, or refused with a reason; 1 one could not be, or there is no such letter; 2 wrong arguments.\n",
     .needs_config = true,
     .run = run,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `giftflow dlq replay|drop`. Letters are taken page by page; each ends in one printed line. Replay produces a page, waits for
- * Kafka's acknowledgements, then marks what is in the log: whatever is cut short in between stays open and may be replayed
- * again, without a second effect (G2). */
+/* `giftflow dlq replay|drop`. Letters are found first, then taken page by page; each ends in one printed line. Replay produces a
+ * page, waits for Kafka's acknowledgements, then marks what is in the log: whatever is cut short in between stays open and may be
+ * replayed again, without a second effect (G2). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +11,7 @@
 #include "gf/pinned.h"
 
 #define PAGE 50
+#define FOUND_PAGE 1000 /* names only */
 
 enum end { END_DONE, END_WOULD, END_REFUSED, END_NEEDS_FORCE, END_MISSING, END_FAILED, END_COUNT };
 
@@ -148,8 +149,13 @@ static enum gf_class take(struct change *change, const struct gf_letter *letter)
 {
     struct attempt *attempt = &change->page[change->count++];
 
+    enum gf_class class;
+
     *attempt = (struct attempt){.id = letter->id, .end = END_DONE};
-    return change->replay ? replay_letter(change, letter, attempt) : drop_letter(change, letter, attempt);
+    class = change->replay ? replay_letter(change, letter, attempt) : drop_letter(change, letter, attempt);
+    if (class != GF_OK)
+        set(attempt, END_FAILED, change->dlq->error.text);
+    return class;
 }
 
 /* ---- a page ---- */
@@ -181,35 +187,36 @@ static enum gf_class end_page(struct change *change)
     return GF_OK;
 }
 
-static enum gf_class by_filter(struct change *change)
+/* The letters that the filters find now, by name. A record that is only buried again is a new letter: a search that went on behind
+ * what it has replayed would find that one, too, and the next one, without end. */
+static enum gf_class find_letters(struct dlq *dlq, bool *more_r)
 {
-    struct dlq *dlq = change->dlq;
-    struct gf_letter_filter filter = dlq->options.filter;
-    enum gf_class class = GF_OK;
-    int left = filter.limit;
+    struct dlq_options *options = &dlq->options;
+    struct gf_letter_filter filter = options->filter;
+    int left = filter.limit + 1, taken; /* one more: whether there are more */
 
+    options->ids = gf_xrealloc(options->ids, (size_t)left * sizeof(options->ids[0]));
+    filter.payload_max = 0;
     do {
         struct gf_sql_result *result;
         struct gf_letter letter;
+        enum gf_class class;
 
-        change->count = 0;
-        filter.limit = left < PAGE ? left : PAGE;
+        filter.limit = left < FOUND_PAGE ? left : FOUND_PAGE;
         class = gf_letter_list(dlq->sql, &filter, &result, &dlq->error);
         if (class != GF_OK)
             return class;
-        while (class == GF_OK && gf_letter_next(result, &letter)) {
-            class = take(change, &letter);
-            filter.after = letter.id;
-        }
+        for (taken = 0; gf_letter_next(result, &letter); taken++)
+            filter.after = options->ids[options->id_count++] = letter.id;
         gf_sql_result_free(&result);
-        if (class == GF_OK)
-            class = end_page(change);
-        left -= change->count;
-    } while (class == GF_OK && change->count == filter.limit && left > 0 && change->ends[END_FAILED] == 0);
-    return class;
+        left -= taken;
+    } while (taken == filter.limit && left > 0);
+    *more_r = left == 0;
+    options->id_count -= *more_r ? 1 : 0;
+    return GF_OK;
 }
 
-static enum gf_class by_name(struct change *change, const struct gf_letter_id *id)
+static enum gf_class take_named(struct change *change, const struct gf_letter_id *id)
 {
     struct dlq *dlq = change->dlq;
     struct gf_sql_result *result;
@@ -218,15 +225,31 @@ static enum gf_class by_name(struct change *change, const struct gf_letter_id *i
 
     if (class != GF_OK)
         return class;
-    change->count = 0;
     if (gf_letter_next(result, &letter)) {
         class = take(change, &letter);
     } else {
-        change->page[change->count++] = (struct attempt){.id = *id};
-        set(&change->page[0], END_MISSING, "there is no such dead letter");
+        change->page[change->count] = (struct attempt){.id = *id};
+        set(&change->page[change->count++], END_MISSING, "there is no such dead letter");
     }
     gf_sql_result_free(&result);
-    return class == GF_OK ? end_page(change) : class;
+    return class;
+}
+
+/* What was taken before a failure is told all the same: it may be in the log. */
+static enum gf_class take_page(struct change *change, const struct gf_letter_id *ids, size_t count)
+{
+    enum gf_class class = GF_OK, ended;
+    struct gf_error error;
+
+    change->count = 0;
+    for (size_t i = 0; i < count && class == GF_OK; i++)
+        class = take_named(change, &ids[i]);
+    error = change->dlq->error;
+    ended = end_page(change);
+    if (class == GF_OK)
+        return ended;
+    change->dlq->error = error;
+    return class;
 }
 
 static enum gf_class start_producer(struct change *change)
@@ -244,6 +267,29 @@ static enum gf_class start_producer(struct change *change)
     return class == GF_OK ? gf_kafka_producer_create(dlq->config, &opts, &change->producer, &dlq->error) : class;
 }
 
+/* Page by page; where Kafka or MySQL has failed one, the next page would fare no better. */
+static enum gf_class take_all(struct change *change)
+{
+    struct dlq_options *options = &change->dlq->options;
+    enum gf_class class = GF_OK;
+    bool more = false;
+    size_t at = 0;
+
+    if (options->id_count == 0)
+        class = find_letters(change->dlq, &more);
+    while (class == GF_OK && at < options->id_count && change->ends[END_FAILED] == 0) {
+        size_t left = options->id_count - at, count = left < PAGE ? left : PAGE;
+
+        class = take_page(change, options->ids + at, count);
+        at += count;
+    }
+    if (class == GF_OK && at < options->id_count)
+        fprintf(stderr, "giftflow dlq: %zu letters behind these were not tried\n", options->id_count - at);
+    if (class == GF_OK && more)
+        fprintf(stderr, "giftflow dlq: there are more letters than --limit %d\n", options->filter.limit);
+    return class;
+}
+
 static int run(struct dlq *dlq, bool replay)
 {
     static struct change change;
@@ -256,10 +302,8 @@ static int run(struct dlq *dlq, bool replay)
         class = start_producer(&change);
     if (class == GF_OK && options->json)
         printf("{\"letters\":[");
-    if (class == GF_OK && options->id_count == 0)
-        class = by_filter(&change);
-    for (size_t i = 0; class == GF_OK && i < options->id_count; i++)
-        class = by_name(&change, &options->ids[i]);
+    if (class == GF_OK)
+        class = take_all(&change);
     gf_kafka_producer_close(&change.producer);
     if (class != GF_OK) {
         fprintf(stderr, "%sgiftflow dlq: %s\n", options->json ? "\n" : "", dlq->error.text);

@@ -146,6 +146,9 @@ static enum gf_class take_id(const char *arg, struct dlq_options *options, struc
         return gf_fail(error_r, GF_REJECT, 0, "%s is not known here", arg);
     if (!gf_letter_parse_id(arg, strlen(arg), &id))
         return gf_fail(error_r, GF_REJECT, 0, "%s is no dead letter: they are named LOG-OFFSET, such as 3-1042", arg);
+    for (size_t i = 0; i < options->id_count; i++)
+        if (options->ids[i].log == id.log && options->ids[i].off == id.off)
+            return GF_OK; /* named twice, meant once: a page is produced before its letters are marked */
     if (options->id_count == DLQ_IDS_MAX)
         return gf_fail(error_r, GF_REJECT, 0, "more than %d letters by name: use a filter", DLQ_IDS_MAX);
     options->ids[options->id_count++] = id;

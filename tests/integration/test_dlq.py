@@ -198,9 +198,37 @@ def test_what_would_only_be_buried_again_needs_force(post):
     assert result == "needs_force" and "not_json" in why and letter(post, name)["state"] in OPEN
     again = None
     before = {(row["log"], row["off"]) for row in post.sql("SELECT log, off FROM dead_letter")}
-    assert results(dlq(post, "replay", name, "--json", "--force"))[name][0] == "replayed"
+    answer = dlq(post, "replay", name, name, "--json", "--force")
+    assert answer["replayed"] == 1 and results(answer)[name][0] == "replayed"  # named twice
     again = wait_until(lambda: [row for row in post.sql("SELECT log, off, payload FROM dead_letter") if (row["log"], row["off"]) not in before], 60, "buried again")
     assert [row["payload"] for row in again] == [b"still no json"] and letter(post, name)["state"] == REPLAYED
+
+
+def test_what_is_buried_again_meanwhile_is_not_replayed_again(post):
+    """More than a page of them: each comes back as a new letter, behind it, before the next page is looked for."""
+    user, count = post.new_user(), 60
+    post.produce_many([(user, f"never json {i}") for i in range(count)])
+    mine = lambda: post.sql("SELECT state, payload FROM dead_letter WHERE rec_key = %s", str(user))  # noqa: E731
+    wait_until(lambda: len(mine()) == count, 60, "all buried")
+    answer = dlq(post, "replay", "--user", user, "--force", "--json", "--limit", 600)
+    assert answer["replayed"] == count and len(results(answer)) == count
+    wait_until(lambda: len(mine()) == 2 * count, 60, "all buried again")
+    post.drain()
+    assert sorted(row["payload"] for row in mine() if row["state"] in OPEN) == sorted(f'"never json {i}"'.encode() for i in range(count))
+    assert dlq(post, "drop", "--user", user, "--json")["dropped"] == count
+
+
+def test_more_letters_than_the_limit_are_told(post):
+    user = post.new_user()
+    names = [bury(post, user, f"some of many {i}") for i in range(3)]
+    for limit, says in ((2, "there are more letters than --limit 2"), (3, "")):
+        done = subprocess.run(
+            [post.env["GIFTFLOW_BIN"], "dlq", "drop", "--user", str(user), "--dry-run", "--limit", str(limit), "--config", post.env["GIFTFLOW_CONFIG"]],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, env=post.environ,
+        )  # fmt: skip
+        assert done.returncode == 0 and [line.split()[0] for line in done.stdout.splitlines()[:-1]] == names[:limit], done
+        assert says in done.stderr and (says or not done.stderr), done
+    dlq(post, "drop", *names)
 
 
 @pytest.mark.parametrize("kind, number", [("adjust", 3), ("recharge", 2)])
