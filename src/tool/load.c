@@ -21,6 +21,7 @@
 #define ASK_MAX 10000
 #define ROWS_MAX 50000000 /* closed loop: stops sending at this many requests */
 #define POOR_SENDERS 10
+#define TOKEN_SPARE_S 3600 /* the other phases, and a machine that stands still for a while */
 
 uint64_t load_random(struct load *load)
 {
@@ -31,6 +32,11 @@ int64_t load_room_id(const struct load *load, int room) { return load->opts.room
 
 /* Hosts live far above the senders' ids, so that nobody gives to himself by accident. */
 int64_t load_receiver_id(const struct load *load, int room) { return INT64_C(9000000000) + load_room_id(load, room); }
+
+int64_t load_token_end_s(const struct load *load)
+{
+    return gf_clock_real_ms() / 1000 + load->opts.seconds + load->opts.drain_s + TOKEN_SPARE_S;
+}
 
 static void enter(struct load *load, enum load_phase phase)
 {
@@ -223,7 +229,7 @@ enum gf_class load_run(struct load *load, struct gf_loop *loop, struct gf_error 
     enum gf_class class = gf_jwt_create(load->config, &load->jwt, error_r);
 
     if (class == GF_OK)
-        class = gf_jwt_sign(load->jwt, load->opts.user_from, gf_clock_real_ms() / 1000 + 60, token, sizeof(token), error_r);
+        class = gf_jwt_sign(load->jwt, load->opts.user_from, load_token_end_s(load), token, sizeof(token), error_r);
     if (class != GF_OK)
         return class;
     load->loop = loop;

@@ -207,6 +207,7 @@ struct load {
 uint64_t load_random(struct load *load);
 int64_t load_room_id(const struct load *load, int room);
 int64_t load_receiver_id(const struct load *load, int room);
+int64_t load_token_end_s(const struct load *load); /* when a token made now may expire: after the run */
 
 /* load_live.c */
 void load_live_init(struct load *load);

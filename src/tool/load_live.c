@@ -15,7 +15,6 @@
 #define RETRY_MS 250
 #define SCAN_MS 50
 #define MESSAGE_MAX ((size_t)1 << 20) /* 64 frames of 4 KiB, with room */
-#define TOKEN_S 7200
 
 static uint64_t hash_slice(struct gf_slice slice)
 {
@@ -216,7 +215,7 @@ static void open_client(struct load_client *client)
                     .queue_bytes = 65536, .ping_ms = 60000},
     };
 
-    class = gf_jwt_sign(load->jwt, client->user_id, gf_clock_real_ms() / 1000 + TOKEN_S, token, sizeof(token), &error);
+    class = gf_jwt_sign(load->jwt, client->user_id, load_token_end_s(load), token, sizeof(token), &error);
     GF_ASSERT(class == GF_OK); /* load_run has made one */
     snprintf(path, sizeof(path), "/v1/live?room=%lld", (long long)load_room_id(load, client->room));
     snprintf(protocols, sizeof(protocols), "giftflow.v1, bearer.%s", token);

@@ -15,7 +15,6 @@
 #define RETRY_MS 300
 #define LATE_US 10000
 #define TIMEOUT_MS 15000
-#define TOKEN_S 7200
 #define REQUEST_MAX 8192
 #define UNKNOWN_GIFT 2000000000
 #define PLANS_PER_TURN 4096 /* a generator that is behind still serves its sockets */
@@ -451,7 +450,7 @@ void load_send_init(struct load *load)
         sender->ingest = (int)(i % (uint32_t)load->opts.ingest_count);
         gf_buf_init(&sender->request, REQUEST_MAX);
         gf_buf_init(&sender->authorization, GF_JWT_MAX + 64);
-        class = gf_jwt_sign(load->jwt, sender->user_id, gf_clock_real_ms() / 1000 + TOKEN_S, token, sizeof(token), &error);
+        class = gf_jwt_sign(load->jwt, sender->user_id, load_token_end_s(load), token, sizeof(token), &error);
         GF_ASSERT(class == GF_OK); /* load_run has made one */
         gf_buf_addf(&sender->authorization, "Authorization: Bearer %s\r\n", token);
     }

@@ -51,6 +51,7 @@ struct fake {
     } clients[CLIENTS];
     struct gf_ws_handler handler;
     enum fault fault;
+    int64_t seconds; /* --seconds */
     int gifts, offset, frames_sent;
     int gifts_of[USERS + 1];
     struct gf_uuid doubted; /* FIRST_503: the key that must come again */
@@ -70,6 +71,7 @@ static int64_t user_of(struct fake *fake, struct gf_slice token)
 
     if (gf_jwt_verify(fake->jwt, token.ptr, token.len, gf_clock_real_ms() / 1000, &claims, &error) != GF_OK)
         fail_msg("the harness sent a bad token: %s", error.text);
+    assert_true(claims.expires_s >= gf_clock_real_ms() / 1000 + fake->seconds); /* it must not end before the run */
     return claims.user_id;
 }
 
@@ -325,12 +327,13 @@ static struct load_report *run(enum fault fault, bool closed_loop)
     char url[40];
     char *argv[] = {"load",      "--ingest", url,      "--gateway", url,      "--users", "1-30",    "--rooms",
                     "3",         "--viewers", "6",     "--senders", "6",      "--rate",  closed_loop ? "0" : "200",
-                    "--count",   closed_loop ? "600" : "0",    "--seconds", closed_loop ? "60" : "1",
+                    "--count",   closed_loop ? "600" : "0",    "--seconds", closed_loop ? "86400" : "1",
                     "--drain",   "60",        "--warmup", "0"};
 
     snprintf(url, sizeof(url), "http://127.0.0.1:%d", gf_http_server_port(fake->server));
     if (load_opts_parse(&config, (int)GF_COUNT(argv), argv, &opts, &error) != GF_OK)
         fail_msg("%s", error.text);
+    fake->seconds = opts.seconds;
     watched.load = load_create(&config, &opts);
     timer = gf_timer_start(fake->loop, 1, 1, look_at_drain, &watched);
     if (load_run(watched.load, fake->loop, &error) != GF_OK)
