@@ -133,6 +133,9 @@ GF_NODISCARD enum gf_class gf_kafka_topic_create(struct gf_kafka_admin *admin, c
 /* 0 partitions: the cluster has no such topic. */
 GF_NODISCARD enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char *topic, int *partitions_r,
                                                      struct gf_error *error_r);
+/* Of the partition that has the fewest, whether its brokers are up or not. */
+GF_NODISCARD enum gf_class gf_kafka_topic_copies(struct gf_kafka_admin *admin, const char *topic, int *copies_r,
+                                                 struct gf_error *error_r);
 struct gf_kafka_setting {
     const char *name;
     char value[64]; /* as Kafka writes it; cut when longer, "" when the broker does not know the name */

@@ -176,6 +176,22 @@ static enum gf_class check_setting(struct init *init, const struct topic *topic,
                    setting->name, setting->value, wanted);
 }
 
+/* With fewer copies than planned a lost disk takes what was accepted, or min.insync.replicas can never be met. */
+static enum gf_class check_copies(struct init *init, const char *name)
+{
+    enum gf_class class;
+    int copies = 0;
+
+    while ((class = gf_kafka_topic_copies(init->admin, name, &copies, &init->error)) == GF_RETRY &&
+           gf_clock_mono_ms() < init->deadline_ms)
+        gf_clock_sleep_ms(200);
+    if (class == GF_OK && copies < init->config->kafka_replication)
+        return gf_fail(&init->error, GF_REJECT, 0, "topic %s has %d copies of a partition, wanted is %" PRId64
+                       " or more (kafka.replication): change the topic, then run init again", name, copies,
+                       init->config->kafka_replication);
+    return class;
+}
+
 /* A topic that was there before: somebody else may have made it, or changed it since. */
 static enum gf_class check_settings(struct init *init, const struct topic *topic, const char *name)
 {
@@ -190,7 +206,7 @@ static enum gf_class check_settings(struct init *init, const struct topic *topic
         gf_clock_sleep_ms(200);
     for (size_t i = 0; i < GF_COUNT(settings) && class == GF_OK; i++)
         class = check_setting(init, topic, name, &settings[i]);
-    return class;
+    return class == GF_OK ? check_copies(init, name) : class;
 }
 
 static enum gf_class prepare_topic(struct init *init, const struct topic *topic)

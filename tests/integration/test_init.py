@@ -147,6 +147,13 @@ def test_other_settings_that_lose_nothing_are_taken(servers):
     assert status == 1 and "kept.commands has min.insync.replicas=1, wanted is 2 or more" in error, error
 
 
+def test_a_topic_with_fewer_copies_than_planned_is_refused(servers):
+    servers.create_topic("single.commands", 3, AS_INIT_MAKES_IT)
+    status, _, error = init(servers, GIFTFLOW_KAFKA_PREFIX="single", GIFTFLOW_KAFKA_REPLICATION="3")
+    assert status == 1 and "single.commands has 1 copies of a partition, wanted is 3 or more" in error, error
+    assert not servers.sql("SELECT 1 FROM progress WHERE topic = 'single.commands'")
+
+
 @pytest.mark.parametrize("args", [("--new-log",), ("--new-log", "x"), ("--new-log", "1024"), ("--accept-loss",), ("--yes",), ("--new-logs", "1")])
 def test_wrong_arguments_are_a_usage_error(servers, args):
     assert init(servers, *args)[0] == 2

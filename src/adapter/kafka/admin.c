@@ -88,6 +88,25 @@ enum gf_class gf_kafka_topic_partitions(struct gf_kafka_admin *admin, const char
     return class;
 }
 
+enum gf_class gf_kafka_topic_copies(struct gf_kafka_admin *admin, const char *topic, int *copies_r, struct gf_error *error_r)
+{
+    const struct rd_kafka_metadata *metadata;
+    enum gf_class class = get_metadata(admin, topic, &metadata, error_r);
+    const struct rd_kafka_metadata_topic *about;
+
+    if (class != GF_OK)
+        return class;
+    about = &metadata->topics[0];
+    *copies_r = 0;
+    if (about->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+        class = gf_kafka_fail(error_r, about->err, topic);
+    for (int i = 0; i < about->partition_cnt; i++)
+        if (i == 0 || about->partitions[i].replica_cnt < *copies_r)
+            *copies_r = about->partitions[i].replica_cnt;
+    rd_kafka_metadata_destroy(metadata);
+    return class;
+}
+
 /* librdkafka would wait all of its time for a leader. */
 static enum gf_class find_leader(struct gf_kafka_admin *admin, const char *topic, int32_t partition, struct gf_error *error_r)
 {
