@@ -9,6 +9,7 @@
 #include "gf/clock.h"
 #include "gf/log.h"
 #include "gf/metrics.h"
+#include "gf/num.h"
 #include "gf/point.h"
 #include "sweep.h"
 
@@ -103,6 +104,20 @@ static enum gf_class add_to_accounts(struct sweep_jobs *jobs, const struct range
     return gf_sql_exec(jobs->sql, jobs->text.data, jobs->text.len, NULL, error_r);
 }
 
+/* The server's sums have no bound; what a table cannot hold is for people, and must not end the process and its other jobs. */
+static enum gf_class read_receiver(const struct gf_sql_result *row, struct receiver *receiver_r, struct gf_error *error_r)
+{
+    const char *text;
+    size_t len;
+
+    *receiver_r = (struct receiver){.receiver_id = gf_sql_i64(row, 0), .trades = gf_sql_i64(row, 3)};
+    text = gf_sql_bytes(row, 1, &len);
+    if (!gf_num_parse_i64(text, len, INT64_MIN, INT64_MAX, &receiver_r->gross)) /* the host's share is no more than that */
+        return gf_fail(error_r, GF_REJECT, 0, "receiver %" PRId64 " got %.*s coins in one piece", receiver_r->receiver_id, (int)len, text);
+    receiver_r->host = gf_sql_i64(row, 2);
+    return GF_OK;
+}
+
 /* The result is stored on the client, so the connection is free for the writes between its rows. */
 static enum gf_class write_rows(struct sweep_jobs *jobs, const struct range *range, struct gf_sql_result *result,
                                 int64_t *trades_r, struct gf_error *error_r)
@@ -114,12 +129,11 @@ static enum gf_class write_rows(struct sweep_jobs *jobs, const struct range *ran
     while (more && class == GF_OK) {
         int count = 0;
 
-        while (count < ROWS_PER_STATEMENT && (more = gf_sql_next(result))) {
-            rows[count] = (struct receiver){gf_sql_i64(result, 0), gf_sql_i64(result, 1), gf_sql_i64(result, 2),
-                                            gf_sql_i64(result, 3)};
+        while (class == GF_OK && count < ROWS_PER_STATEMENT && (more = gf_sql_next(result))) {
+            class = read_receiver(result, &rows[count], error_r);
             *trades_r += rows[count++].trades;
         }
-        if (count == 0)
+        if (class != GF_OK || count == 0)
             break;
         class = insert_income(jobs, range, rows, count, error_r);
         if (class != GF_OK)

@@ -78,6 +78,26 @@ def test_a_log_that_cannot_be_rolled_up_holds_no_other_up(swept):
     swept.verify()
 
 
+def test_income_that_no_table_can_hold_stops_its_log_and_nothing_else(swept):
+    """The log is of another hand: so many coins would take settlement a thousand of the largest gifts there are."""
+    swept.sql("INSERT INTO progress (log, topic, part, incarnation, partitions, next_offset, notified_offset) VALUES (900, 'odd', 0, 1, 1, 3, 3)")
+    swept.sql("INSERT INTO rollup VALUES (900, 0)")
+    for off in range(3):
+        swept.sql("INSERT INTO trade VALUES (900, %s, 1, %s, 1, 0, %s, 0, 1, 0, 0, -1, 22, 0, 1, 1, 20001, 1, 0, NULL, '', 0)", off, uuid.UUID(uuid7()).bytes, -(2**62))
+    try:
+        wait_until(lambda: "log 900: receiver 20001 got 13835058055282163712 coins" in swept.log_text("sweep-1"), 60, "it is told")
+        users = swept.new_users(4, 1000)
+        swept.produce_many([(user, swept.gift_command(user, receiver_id=20001)) for user in users])
+        swept.drain()
+        wait_until(lambda: swept.sql("SELECT COUNT(*) AS n FROM progress p JOIN rollup r ON r.log = p.log WHERE r.rolled_offset <> p.next_offset")[0]["n"] == 1, 60, "roll-up of the others")
+        assert swept.sql("SELECT rolled_offset FROM rollup WHERE log = 900")[0]["rolled_offset"] == 0
+        assert not any(swept.has_ended(name) for name in ("sweep-1", "sweep-2"))
+    finally:
+        for table in ("trade", "rollup", "progress"):
+            swept.sql(f"DELETE FROM {table} WHERE log = 900")
+    swept.verify()
+
+
 def test_dead_letters_reach_their_topic(swept):
     user = swept.new_user(100)
     reasons = {"not json": "not_json", '{"v":2,"type":"gift"}': "unknown_version", '{"v":1,"type":"tip"}': "unknown_type"}
