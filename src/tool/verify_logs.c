@@ -144,7 +144,8 @@ static void check_batch_row(struct pass *pass, const struct batch *batch, int64_
                        " was to be consumed", pass->log->log, batch->first, batch->next, expected_first);
     if (counted != batch->next - batch->first)
         gf_verify_fail(verify, VERIFY_OFFSETS, "log %" PRId32 ": batch [%" PRId64 ", %" PRId64 ") has %" PRId64 " offsets, but its counts"
-                       " add up to %" PRId64, pass->log->log, batch->first, batch->next, batch->next - batch->first, counted);
+                       " add up to %" PRId64 "%s", pass->log->log, batch->first, batch->next, batch->next - batch->first, counted,
+                       counted < batch->next - batch->first ? ": commands are lost, or a producer was transactional" : "");
     if (batch->debit != gf_verify_sum(batch->host, batch->platform))
         gf_verify_fail(verify, VERIFY_BATCH_SUMS, "log %" PRId32 ": batch [%" PRId64 ", %" PRId64 ") debit %" PRId64 " is not host %"
                        PRId64 " + platform %" PRId64, pass->log->log, batch->first, batch->next, batch->debit, batch->host,

@@ -237,6 +237,19 @@ def test_verify_finds(books, what):
 
 
 
+def test_offsets_without_a_command_are_told_with_both_causes(books):
+    """What is lost, and the control records of a transactional producer, are the same to who sees the tables only."""
+    books.sql("UPDATE batch SET rejected = rejected - 1 WHERE rejected > 0 ORDER BY log, next_offset LIMIT 1")
+    try:
+        status, answer = verify(books, "--redis=no")
+    finally:
+        books.sql("UPDATE batch SET rejected = rejected + 1 WHERE settled + rejected + duplicate + dead < next_offset - first_offset")
+        books.close_db()
+    found = [text for check in answer["checks"] if check["name"] == "offsets" for text in check["examples"]]
+    assert status == 3 and any("commands are lost, or a producer was transactional" in text for text in found), answer
+    assert broken(books, "--redis=no") == set()
+
+
 def test_verify_finds_a_debt_that_is_not_paid_first(books):
     """Nothing is wrong with the sums when a later credit has made good for it."""
     move = "UPDATE trade SET amount = amount + IF(kind = 2, 300, -300) * %s, debt_delta = debt_delta + IF(kind = 2, 300, -300) * %s, balance_after = balance_after + IF(kind = 2, 300, 0) * %s WHERE kind IN (2, 4)"
