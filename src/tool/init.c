@@ -31,40 +31,39 @@ enum gf_class gf_init_query_i64(struct init *init, int64_t *value_r, const char 
     return GF_OK;
 }
 
-/* A server always has information_schema: the place to stand while our own database does not exist. */
-static enum gf_class create_database(struct init *init)
+/* A server always has information_schema: the place to stand while our own database does not exist. Whether it does is asked there,
+ * not read from a refused connection: of several servers each says something else, as one that is down does. */
+static enum gf_class make_database(struct init *init)
 {
     struct gf_config *config = gf_xmalloc(sizeof(*config));
+    const char *name = init->config->mysql_database;
+    char query[GF_CONFIG_TEXT_MAX + 128];
     enum gf_class class;
+    int64_t there = 0;
 
     *config = *init->config;
     gf_copy(config->mysql_database, sizeof(config->mysql_database), "information_schema");
-    class = gf_tool_connect(config, 0, &init->sql, &init->error);
+    class = gf_tool_connect(config, init->deadline_ms - gf_clock_mono_ms(), &init->sql, &init->error);
     free(config);
     if (class != GF_OK)
         return class;
-    class = gf_sql_execf(init->sql, &init->error,
-                         "CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-                         init->config->mysql_database);
+    snprintf(query, sizeof(query), "SELECT COUNT(*) FROM schemata WHERE schema_name = '%s'", name);
+    class = gf_init_query_i64(init, &there, query);
+    if (class == GF_OK && there == 0)
+        class = gf_sql_execf(init->sql, &init->error, "CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", name);
+    if (class == GF_OK && there == 0)
+        printf("database %s: created\n", name);
     gf_sql_close(&init->sql);
     return class;
 }
 
 static enum gf_class open_database(struct init *init)
 {
-    const char *name = init->config->mysql_database;
-    int64_t wait_ms = init->deadline_ms - gf_clock_mono_ms();
-    enum gf_class class;
+    enum gf_class class = make_database(init);
     int64_t locked = 0;
 
-    class = gf_tool_connect(init->config, wait_ms, &init->sql, &init->error);
-    if (class != GF_OK && init->error.native == 1049) { /* unknown database */
-        class = create_database(init);
-        if (class == GF_OK)
-            class = gf_tool_connect(init->config, wait_ms, &init->sql, &init->error);
-        if (class == GF_OK)
-            printf("database %s: created\n", name);
-    }
+    if (class == GF_OK)
+        class = gf_tool_connect(init->config, init->deadline_ms - gf_clock_mono_ms(), &init->sql, &init->error);
     if (class == GF_OK)
         class = gf_init_query_i64(init, &locked, "SELECT GET_LOCK('giftflow.init', 60)");
     if (class == GF_OK && locked != 1)

@@ -84,6 +84,14 @@ def test_it_makes_the_database_and_two_at_once_are_one(servers):
     assert len(servers.sql("SELECT * FROM rollup")) == 3
 
 
+def test_it_makes_the_database_though_another_server_of_the_list_is_down(servers):
+    hosts = f"127.0.0.1:1,{servers.env['GIFTFLOW_MYSQL_SOCKET']}"
+    status, out, error = init(servers, "--wait", "30", GIFTFLOW_MYSQL_HOSTS=hosts, GIFTFLOW_MYSQL_DATABASE="giftflow_late", GIFTFLOW_KAFKA_PREFIX="late")
+    assert status == 0 and "database giftflow_late: created" in out, error
+    status, out, error = init(servers, GIFTFLOW_MYSQL_HOSTS=hosts, GIFTFLOW_MYSQL_DATABASE="giftflow_late", GIFTFLOW_KAFKA_PREFIX="late")
+    assert status == 0 and "created" not in out, error
+
+
 def test_another_partition_count_is_refused(servers):
     before = rows(servers)
     status, _, error = init(servers, GIFTFLOW_KAFKA_PARTITIONS="4")
