@@ -409,12 +409,12 @@ class Stack:
         assert self._kafka_request(21, body, self.leader(topic, partition))[-2:] == b"\0\0", topic
 
     def _partitions(self, topic):
-        about = json.loads(self._kcat("-L", "-J", "-t", topic))
+        about = json.loads(self._kcat("-L", "-J", "-t", topic, "-X", "allow.auto.create.topics=false"))  # looking makes none
         return about["topics"][0]["partitions"] if about["topics"] else []
 
     def leader(self, topic, partition):
         """The address of the broker that leads this partition."""
-        about = json.loads(self._kcat("-L", "-J", "-t", topic))
+        about = json.loads(self._kcat("-L", "-J", "-t", topic, "-X", "allow.auto.create.topics=false"))  # looking makes none
         leads = {part["partition"]: part["leader"] for part in about["topics"][0]["partitions"]}
         return {broker["id"]: broker["name"] for broker in about["brokers"]}[leads[partition]]
 

@@ -176,6 +176,25 @@ def test_a_log_of_which_nothing_was_settled_stays(servers):
     assert status == 1 and "has no partition 3" in error, error
 
 
+def test_roles_that_run_before_init_make_no_topics():
+    """On a broker that makes what is asked for, as Kafka does by default: theirs would have one partition and its settings, and init would refuse them."""
+    roles = ("ingest", "settle", "sweep")
+    stack = Stack(roles={role: 0 for role in (*roles, "router", "gateway")}, partitions=3, env={"GIFTFLOW_KAFKA_ARGS": "--override auto.create.topics.enable=true"})
+    try:
+        stack.up()
+        for topic in ("commands", "notices", "catalogue", "dlq"):
+            stack.delete_topic(f"giftflow.{topic}")
+        for role in roles:
+            stack.start(f"{role}-1", wait=False)
+        wait_until(lambda: "event=partitions_" in stack.log_text("ingest-1"), 60, "ingest has asked for its topic")
+        status, out, error = init(stack)
+        assert status == 0 and out.count(": created") == 4, out + error
+        for role in roles:
+            wait_until(lambda role=role: stack.is_ready(f"{role}-1"), 90, f"{role} is ready")
+    finally:
+        finish(stack)
+
+
 # -- a commands topic that is not what it was (F5)
 
 

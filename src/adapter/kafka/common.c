@@ -56,6 +56,8 @@ enum gf_class gf_kafka_conf_new(const struct gf_config *config, rd_kafka_conf_t 
         {"reconnect.backoff.max.ms", "1000"},
         {"topic.metadata.refresh.interval.ms", "30000"},
         {"log.connection.close", "false"},
+        /* Only init makes topics: a broker that may would make a lost one anew with a partition and settings of its own. */
+        {"allow.auto.create.topics", "false"},
     };
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     enum gf_class class = gf_kafka_conf_set(conf, "bootstrap.servers", config->kafka_brokers, error_r);
