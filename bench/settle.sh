@@ -3,7 +3,7 @@
 #
 # Gifts per second of settlement from a filled topic, beside two floors of the same server in the same run:
 #   one transaction per gift (conditional UPDATE, INSERT, COMMIT; prepared; 16 connections), and the fastest bulk insert of the same trade
-#   rows alone. The rate is taken from the batch table, first to last commit, the first batch's rows not counted.
+#   rows alone. The rate is taken from the batch table, first to last commit, the rows of each lane's first batch not counted.
 # Rounds of both, one after the other: the median of their ratios counts.
 # --processes N,N,..: the same topic settled by so many processes instead, one measurement each, no floors. With --null-store the SQL is left
 # out (a build of its own, which settles nothing): what our part alone can do.
@@ -25,7 +25,7 @@ usage() {
   --hot        three of ten gifts are one sender's: its partition beside the others"
 }
 
-gifts=3000000 rounds=3 warm=5000000 users=100000 seconds=5 hot=0 json='' settings=() processes='' null_store=''
+gifts=3000000 rounds=3 warm=5000000 users=100000 seconds=5 hot=0 lanes=2 json='' settings=() processes='' null_store=''
 while [ $# -gt 0 ]; do
     case $1 in
         --gifts) gifts=$2 && shift ;;
@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
         --set) settings+=(--set "$2") && shift ;;
         --combo) users=2000 ;;
         --hot) hot=30 ;;
-        --lanes) settings+=(--set "settle.lanes=$2") && shift ;;
+        --lanes) lanes=$2 settings+=(--set "settle.lanes=$2") && shift ;;
         --processes) processes=${2//,/ } && shift ;;
         --null-store) null_store=yes ;;
         --json) json=yes ;;
@@ -161,7 +161,7 @@ measure_round() { # ROUND
     done
 
     read -r batches settled other first_ms last_ms < <(sql "SELECT COUNT(*), SUM(settled), SUM(rejected + duplicate + dead), MIN(committed_ms), MAX(committed_ms) FROM batch WHERE committed_ms > $before_ms")
-    first_rows=$(sql "SELECT next_offset - first_offset FROM batch WHERE committed_ms > $before_ms ORDER BY committed_ms, log LIMIT 1")
+    first_rows=$(sql "SELECT SUM(n) FROM (SELECT next_offset - first_offset n FROM batch WHERE committed_ms > $before_ms ORDER BY committed_ms, log LIMIT $lanes) b")
     [ "$settled/$other" = "$gifts/0" ] || die "$settled of $gifts settled, $other not"
     value=$(sql 'SELECT COUNT(*) FROM trade WHERE outcome = 0')
     [ "$value" = $((done_before + gifts)) ] || die "$value trade rows for $((done_before + gifts)) gifts"
