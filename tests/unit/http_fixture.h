@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -33,7 +34,8 @@ struct fixture {
     pthread_t thread;
     struct gf_loop *loop;
     struct gf_http_server *server;
-    struct gf_async *stop, *late, *drain;
+    struct gf_async *stop, *late, *drain, *stall;
+    sem_t stalled, go_on; /* see stall() */
     struct gf_http_req *parked;
     struct gf_timer *timer;
     int port;
@@ -87,9 +89,6 @@ static void on_request(struct gf_http_req *req, void *ctx)
     fixture->requests++;
     if (gf_slice_is(path, "/park")) {
         fixture->parked = req;
-    } else if (gf_slice_is(path, "/stall")) {
-        gf_clock_sleep_ms(400);
-        echo(req, fixture);
     } else if (gf_slice_is(path, "/later")) {
         fixture->parked = req;
         fixture->timer = gf_timer_start(fixture->loop, 5, 0, on_later, fixture);
@@ -122,6 +121,7 @@ static void on_stop(void *ctx)
     gf_async_close(&fixture->stop);
     gf_async_close(&fixture->late);
     gf_async_close(&fixture->drain);
+    gf_async_close(&fixture->stall);
     gf_loop_stop(fixture->loop);
 }
 
@@ -140,6 +140,15 @@ static void on_drain(void *ctx)
 
     gf_http_server_drain(fixture->server);
     atomic_store(&fixture->left, gf_http_server_in_flight(fixture->server) + 1);
+}
+
+static void on_stall(void *ctx)
+{
+    struct fixture *fixture = ctx;
+
+    assert_int_equal(sem_post(&fixture->stalled), 0);
+    while (sem_wait(&fixture->go_on) != 0)
+        ;
 }
 
 static void *serve(void *arg)
@@ -164,6 +173,9 @@ static struct fixture *start(const struct gf_http_opts *opts)
     fixture->stop = gf_async_create(fixture->loop, on_stop, fixture);
     fixture->late = gf_async_create(fixture->loop, on_late, fixture);
     fixture->drain = gf_async_create(fixture->loop, on_drain, fixture);
+    fixture->stall = gf_async_create(fixture->loop, on_stall, fixture);
+    assert_int_equal(sem_init(&fixture->stalled, 0, 0), 0);
+    assert_int_equal(sem_init(&fixture->go_on, 0, 0), 0);
     assert_int_equal(pthread_create(&fixture->thread, NULL, serve, fixture), 0);
     return fixture;
 }
@@ -187,7 +199,22 @@ static void stop(struct fixture *fixture)
     gf_async_wake(fixture->stop);
     assert_int_equal(pthread_join(fixture->thread, NULL), 0);
     assert_int_equal(fixture->freed, fixture->echoed); /* each user pointer was freed once, answered or not */
+    (void)sem_destroy(&fixture->stalled);
+    (void)sem_destroy(&fixture->go_on);
     free(fixture);
+}
+
+/* The server stands still until go_on(): whatever is sent meanwhile comes at once, however slow the test is. */
+static inline void stall(struct fixture *fixture)
+{
+    gf_async_wake(fixture->stall);
+    while (sem_wait(&fixture->stalled) != 0)
+        ;
+}
+
+static inline void go_on(struct fixture *fixture)
+{
+    assert_int_equal(sem_post(&fixture->go_on), 0);
 }
 
 /* ---- the client's side ---- */
