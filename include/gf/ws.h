@@ -17,6 +17,7 @@ struct gf_ws_handler {
     int queue_frames;
     int64_t queue_bytes;
     int64_t ping_ms; /* a client silent for two of them is closed; 0: no pings */
+    int64_t close_ms; /* a close handshake ends by then, whatever the other side does; 0: three seconds */
 };
 /* Checks the handshake headers of an upgrade request (version 13, key) and answers 101 with `protocol`; takes the
  * connection. NULL: it answered an error itself (400/426) through gf_http_respond. `handler` is borrowed: it must outlive

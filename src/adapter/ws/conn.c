@@ -2,7 +2,7 @@
 /* A WebSocket connection, either side: reading through wslay, the send queue, heartbeat, close.
  * Owns the socket and every frame reference in its queue. Threads: the loop's.
  * Failures: a broken socket ends in on_close at once; a broken protocol or a slow client gets a close frame first, and
- * whatever the other side does, WS_CLOSE_MS later the connection is gone. Nothing is freed inside a callback of wslay or
+ * whatever the other side does, close_ms later the connection is gone. Nothing is freed inside a callback of wslay or
  * of the handler: closing handles brings on_close in a later turn. */
 #include "conn.h"
 
@@ -99,7 +99,6 @@ void gf_ws_abort(struct gf_ws *ws)
 /* ---- sending */
 
 static void flush(struct gf_ws *ws);
-static void on_timer(uv_timer_t *timer);
 
 /* Our close frame has left. */
 static void after_close_sent(struct gf_ws *ws)
@@ -260,6 +259,12 @@ bool gf_ws_send(struct gf_ws *ws, struct gf_ws_frame *frame, bool droppable)
     return ws->state == WS_OPEN;
 }
 
+static void begin_close(struct gf_ws *ws)
+{
+    ws->state = WS_CLOSING;
+    gf_ws_conn_set_deadline(ws, ws->handler->close_ms != 0 ? ws->handler->close_ms : WS_CLOSE_MS);
+}
+
 void gf_ws_close(struct gf_ws *ws, int code, const char *reason)
 {
     char payload[2 + REASON_MAX];
@@ -274,8 +279,7 @@ void gf_ws_close(struct gf_ws *ws, int code, const char *reason)
     memcpy(payload + 2, reason, len);
     if (ws->close_code == 0)
         ws->close_code = (uint16_t)code;
-    ws->state = WS_CLOSING;
-    GF_ASSERT(uv_timer_start(&ws->timer, on_timer, WS_CLOSE_MS, 0) == 0);
+    begin_close(ws);
     gf_ws_conn_push(ws, gf_ws_frame_control(WSLAY_CONNECTION_CLOSE, payload, 2 + len, ws->client != NULL));
     if (ws->state == WS_CLOSING && ws->queue == NULL)
         after_close_sent(ws);
@@ -396,8 +400,7 @@ static void on_peer_close(struct gf_ws *ws, const struct gf_buf *out)
 {
     ws->peer_closed = true;
     if (ws->state == WS_OPEN) {
-        ws->state = WS_CLOSING;
-        GF_ASSERT(uv_timer_start(&ws->timer, on_timer, WS_CLOSE_MS, 0) == 0);
+        begin_close(ws);
         gf_ws_conn_push(ws, gf_ws_frame_raw(out->data, out->len));
     }
     if (ws->state == WS_CLOSING && ws->queue == NULL)

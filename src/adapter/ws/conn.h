@@ -8,7 +8,7 @@
 #include "gf/ws.h"
 
 #define WS_GUID "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-#define WS_CLOSE_MS 3000 /* a close handshake ends by then, whatever the other side does */
+#define WS_CLOSE_MS 3000 /* gf_ws_handler.close_ms */
 #define WS_READ_MAX 65536 /* bytes of one read */
 #define WS_NO_CLOSE_FRAME 1006
 
