@@ -125,25 +125,43 @@ static void jobs_run_on_threads_and_end_on_the_loop(void **state)
     assert_int_equal(gf_db_pending(db), 0);
 }
 
-static void a_full_queue_refuses(void **state)
-{
-    static struct count_job jobs[JOBS];
-    int taken = 0;
-
-    (void)state;
-    config.ingest_db_queue = 4;
-    while (taken < JOBS && submit(&jobs[taken], 1, 1) == GF_OK)
-        taken++;
-    assert_in_range(taken, 4, 4 + config.ingest_db_threads); /* waiting, and perhaps already running */
-    config.ingest_db_queue = 1000;
-    run_loop();
-}
-
 static void look_at_gate(void *ctx)
 {
     (void)ctx;
     if (atomic_load(&at_gate) == config.ingest_db_threads)
         gf_loop_stop(loop);
+}
+
+/* No thread is free until the gate opens. */
+static void keep_threads(struct count_job busy[2])
+{
+    struct gf_timer *timer = gf_timer_start(loop, 1, 5, look_at_gate, NULL);
+
+    atomic_store(&gate_open, false);
+    atomic_store(&at_gate, 0);
+    for (int i = 0; i < 2; i++) {
+        busy[i] = (struct count_job){.job = {.run = wait_at_gate, .on_done = on_done}};
+        assert_int_equal(gf_db_submit(db, &busy[i].job), GF_OK);
+        left++;
+    }
+    run_loop();
+    gf_timer_close(&timer);
+}
+
+static void a_full_queue_refuses(void **state)
+{
+    static struct count_job jobs[JOBS], busy[2];
+    int taken = 0;
+
+    (void)state;
+    keep_threads(busy);
+    config.ingest_db_queue = 4;
+    while (taken < JOBS && submit(&jobs[taken], 1, 0) == GF_OK)
+        taken++;
+    assert_int_equal(taken, 4);
+    config.ingest_db_queue = 1000;
+    atomic_store(&gate_open, true);
+    run_loop();
 }
 
 static void on_late_done(struct gf_job *job, enum gf_class class, const struct gf_error *error)
@@ -155,16 +173,9 @@ static void on_late_done(struct gf_job *job, enum gf_class class, const struct g
 static void a_job_is_not_started_after_its_deadline(void **state)
 {
     static struct count_job busy[2], late;
-    struct gf_timer *timer = gf_timer_start(loop, 1, 5, look_at_gate, NULL);
 
     (void)state;
-    for (int i = 0; i < 2; i++) {
-        busy[i] = (struct count_job){.job = {.run = wait_at_gate, .on_done = on_done}};
-        assert_int_equal(gf_db_submit(db, &busy[i].job), GF_OK);
-        left++;
-    }
-    run_loop(); /* until no thread is free */
-    gf_timer_close(&timer);
+    keep_threads(busy);
     late = (struct count_job){
         .job = {.run = run_job, .on_done = on_late_done, .deadline_ms = gf_clock_mono_ms() + 200}, .value = 7};
     assert_int_equal(gf_db_submit(db, &late.job), GF_OK);
