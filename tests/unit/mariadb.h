@@ -55,8 +55,7 @@ static inline void mariadb_configure(struct mariadb *db)
     gf_copy(db->config.mysql_socket, sizeof(db->config.mysql_socket), db->socket);
     gf_copy(db->config.mysql_user, sizeof(db->config.mysql_user), "root");
     gf_copy(db->config.mysql_database, sizeof(db->config.mysql_database), "mysql");
-    db->config.mysql_connect_timeout = 2000;
-    db->config.mysql_read_timeout = 20000;
+    db->config.mysql_connect_timeout = db->config.mysql_read_timeout = 60000; /* it may stand still with its machine */
 }
 
 static inline char *mariadb_command(void)

@@ -14,6 +14,8 @@
 #include "gf/clock.h"
 #include "gf/redis.h"
 
+#define REDIS_PATIENCE_MS 60000 /* a server that stands still with its machine is there all the same */
+
 struct redis_server {
     char dir[64], socket[96], log[96];
     char bind[16], port[8]; /* set before the launch: TCP too */
@@ -67,7 +69,7 @@ static inline void redis_server_init(struct redis_server *server)
     gf_copy(server->bind, sizeof(server->bind), "127.0.0.1");
     gf_copy(server->port, sizeof(server->port), "0");
     server->config.redis_epoch = 1;
-    server->config.redis_timeout = 5000;
+    server->config.redis_timeout = REDIS_PATIENCE_MS;
 }
 
 static inline void redis_server_kill(struct redis_server *server)

@@ -38,7 +38,8 @@ static int start_mock(void **state)
     mock = rd_kafka_mock_cluster_new(mock_handle, 1);
     assert_non_null(mock);
     gf_copy(config.kafka_brokers, sizeof(config.kafka_brokers), rd_kafka_mock_cluster_bootstraps(mock));
-    config.kafka_session_timeout = 6000;
+    config.kafka_session_timeout = 6000; /* the mock cluster gives who comes second his partitions a second before */
+    config.kafka_message_timeout = DEADLINE_MS;
     return 0;
 }
 
@@ -165,6 +166,7 @@ struct member {
     bool mine[PARTITIONS];
     int assigned, revoked, taken;
     int broken, out_of_range;
+    int64_t session_ms; /* 0: the configuration's. One that stands still with its machine for so long is put out, and assigned anew */
     bool follows_group;
 };
 
@@ -201,9 +203,12 @@ static void join(struct member *member, const char *topic, const char *group)
     struct gf_kafka_consumer_opts opts = {.topic = topic, .group = group, .client_id = "test", .queue_bytes = 1 << 20,
                                           .on_assign = on_assign, .on_revoke = on_revoke, .on_broken = on_broken,
                                           .follows_group = member->follows_group, .ctx = member};
+    struct gf_config own = config;
     struct gf_error error;
 
-    assert_int_equal(gf_kafka_consumer_create(&config, &opts, &member->consumer, &error), GF_OK);
+    if (member->session_ms != 0)
+        own.kafka_session_timeout = member->session_ms;
+    assert_int_equal(gf_kafka_consumer_create(&own, &opts, &member->consumer, &error), GF_OK);
 }
 
 /* settle.queue_bytes may be all of the memory, and there may be one partition: librdkafka's own bound is lower. */
@@ -268,7 +273,7 @@ static void produce_many(const char *topic, int count)
 static void records_come_in_order_and_seek_reads_again(void **state)
 {
     int64_t next[PARTITIONS] = {0};
-    struct member member = {.next = next};
+    struct member member = {.next = next, .session_ms = DEADLINE_MS};
     struct gf_kafka_message message;
     int64_t end_ms = gf_clock_mono_ms() + DEADLINE_MS;
     int32_t partition = gf_kafka_partition("5", 1, PARTITIONS);
@@ -412,7 +417,7 @@ static int owned(const struct member *member)
 static void two_members_share_without_loss(void **state)
 {
     int64_t next[PARTITIONS] = {0}, end_ms = gf_clock_mono_ms() + DEADLINE_MS;
-    struct member one = {.next = next}, two = {.next = next};
+    struct member one = {.next = next, .session_ms = 12000}, two = {.next = next, .session_ms = 12000};
     const char *topic = new_topic();
 
     (void)state;

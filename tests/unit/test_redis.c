@@ -264,7 +264,7 @@ static void the_primary_is_found_among_the_addresses_of_a_name(void **state)
 {
     struct gf_redis_arg replica[] = {{"REPLICAOF", 9}, {"127.0.0.1", 9}, {"1", 1}};
     struct gf_redis_arg set[] = {{"SET", 3}, {"x", 1}, {"y", 1}};
-    static struct gf_config config = {.redis_timeout = 5000, .redis_epoch = 1};
+    static struct gf_config config = {.redis_timeout = REDIS_PATIENCE_MS, .redis_epoch = 1};
     struct redis_server first, other;
     struct gf_redis *link;
     int tries = 0;
@@ -363,7 +363,7 @@ static void what_was_reserved_without_a_reply_is_given_back(void **state)
     gf_balance_abort(balance, &lost);
     gf_balance_abort(balance, &other); /* of which the server never hears */
     gf_balance_abort(balance, &old); /* a later call may have taken it over */
-    server.config.redis_timeout = 5000;
+    server.config.redis_timeout = REDIS_PATIENCE_MS;
     assert_int_equal(kill(server.pid, SIGCONT), 0);
     do
         wait_for(poll_up, &balance);
