@@ -10,12 +10,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stack import BROKERS, ENGINE, GALERA, Stack  # noqa: E402
+from stack import BROKERS, ENGINE, GALERA, PATIENT, Stack  # noqa: E402
 
 # What needs more than ./dev test gives it: ./dev test --brokers=3, --mysql, --galera, --nemesis.
 THERE = {"test_brokers.py": BROKERS == 3, "test_group.py": ENGINE == "mysql", "test_galera.py": GALERA, "test_nemesis.py": "GIFTFLOW_NEMESIS_SECONDS" in os.environ}
 collect_ignore = [name for name, there in THERE.items() if not there]
 
+# No answer of ingest comes without Redis or Kafka, or before they have said theirs: it would be another one.
+UNHURRIED = {**PATIENT, "kafka.message_timeout": "40s", "ingest.request_timeout": "50s", "ingest.lease": "60s", "ingest.lag_max": "10m"}
 GIFTS = ((1, "Rose", 1), (22, "Heart", 90), (100, "Rocket", 5000))
 
 
@@ -54,7 +56,7 @@ def running(stack):
 @pytest.fixture(scope="session")
 def stack():
     """Shared, with two ingests; tests leave its processes alone and use ids of their own (stack.new_user, stack.new_id). Its books are proved at the end."""
-    with running(Stack(roles={"ingest": 2})) as shared:
+    with running(Stack(roles={"ingest": 2}, settings=UNHURRIED)) as shared:
         yield shared
 
 

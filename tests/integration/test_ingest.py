@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 import cache
-from stack import b64url, jwt, uuid7, wait_until
+from stack import answered, b64url, jwt, uuid7, wait_until
 
 GOOD = {"room_id": 1001, "receiver_id": 20001, "gift_id": 22, "quantity": 1, "type": 0}
 NIL = "00000000-0000-0000-0000-000000000000"
@@ -21,7 +21,8 @@ def rich(stack):
 
 
 def post(stack, user, body, key=None, n=1, **headers):
-    return stack.http("POST", "/v1/gifts", body, {"Idempotency-Key": key or uuid7(), **headers}, user=user, base=stack.ingest_url(n))
+    headers = {"Idempotency-Key": key or uuid7(), **headers}
+    return answered(lambda: stack.http("POST", "/v1/gifts", body, headers, user=user, base=stack.ingest_url(n)))
 
 
 def refused(answer, status, code):

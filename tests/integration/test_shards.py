@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import cache
 from conftest import running
-from stack import Stack, uuid7, wait_until
+from stack import PATIENT_ENV, Stack, uuid7, wait_until
 
 
 DIRTY_MAX = 100  # half of it for each
@@ -16,7 +16,7 @@ DIRTY_MAX = 100  # half of it for each
 
 @pytest.fixture(scope="module")
 def own():
-    with running(Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "5s", "settle.dirty_max": DIRTY_MAX, "ingest.lag_max": "0s"})) as stack:
+    with running(Stack(env={"GIFTFLOW_PRIMARIES": "2"}, partitions=2, settings={"redis.timeout": "20s", "settle.dirty_max": DIRTY_MAX, "ingest.lag_max": "0s"})) as stack:
         yield stack
 
 
@@ -47,7 +47,7 @@ def test_each_user_lives_on_one_primary(own):
             here = {cache.wallet_key(user), cache.marker_key(user, key)}
             assert here <= keys(own, shard) and not here & keys(own, 1 - shard)
             assert own.gift(user, key=key)[1].get("idempotency-replayed") == "true"
-            assert own.http("GET", "/v1/wallet", user=user)[2]["available"] == 910
+            wait_until(lambda u=user: own.available(u) == 910, what="what is available")
     assert {"gf1:gws"} <= keys(own, 0) and "gf1:gws" not in keys(own, 1)
 
 
@@ -59,7 +59,7 @@ def test_verify_looks_at_both(own):
     for user in users:
         wait_until(lambda u=user: (cache.read(own, u) or {}).get("b") == 1000, what="the balance in Redis")
         cache.write(own, user, b=1001)
-        done = subprocess.run(program, capture_output=True, text=True, timeout=120, env=own.environ)
+        done = subprocess.run(program, capture_output=True, text=True, timeout=180, env={**own.environ, **PATIENT_ENV})
         cache.forget(own, user)
         assert done.returncode == 3 and f"user {user}" in done.stdout, done.stdout
 
