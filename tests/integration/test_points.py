@@ -239,7 +239,8 @@ def test_a_transaction_that_repeats_have_defeated_is_not_told_as_committed(runne
     try:
         gifts = world.send_gifts(attempts + 2)
         log, end = world.progress()["log"], world.end_offsets()[0]
-        process = world.spawn("settle", ",".join(f"settle_planned:stop:{n + 1}" for n in range(attempts)) + ",settle_committed:stop")
+        points = ",".join(f"settle_planned:stop:{n + 1}" for n in range(attempts)) + ",settle_committed:stop"
+        process = world.spawn("settle", points, KAFKA_SESSION_TIMEOUT="60s")  # who stands still for long is still its owner
         for n in range(attempts):
             process.reached("settle_planned", "stop", n + 1)
             settled_elsewhere(world, gifts[n], n)
@@ -270,7 +271,7 @@ def test_what_retention_takes_between_claim_and_first_fetch_stops_nothing(runner
     """The reader begins at the record that was settled last; when that has gone meanwhile, the partition is claimed again and goes on behind it."""
     world = World(runner.stack, next(runner.numbers)).open()
     try:
-        process = world.spawn("settle", "settle_compared:stop")
+        process = world.spawn("settle", "settle_compared:stop", KAFKA_SESSION_TIMEOUT="60s")  # who stands still for long does not claim again by itself
         process.reached("settle_compared", "stop")
         world.delete_records(world._topic("giftflow.commands"), 0, world.progress()["next_offset"])
         process.go_on()

@@ -27,7 +27,7 @@ SANITIZERS = {
 }
 SETTINGS = {
     "KAFKA_PARTITIONS": "1", "KAFKA_SESSION_TIMEOUT": "1500ms", "KAFKA_MESSAGE_TIMEOUT": "3s", "SETTLE_LANES": "1", "SETTLE_BATCH": "100", "INGEST_PORT": "0", "INGEST_ADMIN_PORT": "0",
-    "INGEST_REQUEST_TIMEOUT": "4s", "INGEST_LEASE": "5s", "INGEST_RATE_PER_SECOND": "1000", "OPS_PORT": "0", "SWEEP_ROLLUP": "100ms",
+    "INGEST_REQUEST_TIMEOUT": "4s", "INGEST_LEASE": "5s", "INGEST_RATE_PER_SECOND": "1000", "OPS_PORT": "0", "OPS_DRAIN_TIMEOUT": "60s", "SWEEP_ROLLUP": "100ms",
 }  # fmt: skip
 _names = itertools.count(1)
 _one_init = threading.Lock()  # tables are made slowly enough one database at a time
@@ -87,7 +87,7 @@ class Process:
         self.child.send_signal(signal.SIGTERM)
 
     def ended(self):
-        assert self.child.wait(60) == 0, f"{self.name} ended with {self.child.returncode}\n{self.log()[-3000:]}"
+        assert self.child.wait(120) == 0, f"{self.name} ended with {self.child.returncode}\n{self.log()[-3000:]}"
 
     def kill(self):
         """Whatever has become of it."""
