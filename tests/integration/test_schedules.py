@@ -9,9 +9,10 @@ import subprocess
 import time
 
 import pytest
-from conftest import finish
-from stack import Stack, uuid7, wait_until
+from conftest import UNHURRIED, finish
+from stack import PATIENT_ENV, Stack, uuid7, wait_until
 from test_faults import Foreign
+from test_gateway import known
 from test_ingest_outages import Senders
 from test_settle import (
     DEAD, add_credit, add_gift, check_books, credit_command, dead_letters, murmur2_partition, notice_ids, outcome, owners, settled_offsets, trade,
@@ -37,7 +38,7 @@ def system(tmp_path_factory):
     """Everything once; the tests follow each other in this file's order, and the last one ends it for good."""
     path = tmp_path_factory.mktemp("clock") / "step"
     clock = Clock(path)
-    stack = Stack(roles={"sweep": 0}, settings={"settle.retry_max": "2s", "settle.batch": 200, "kafka.session_timeout": "6s"}, env={"GIFTFLOW_CLOCK_STEP": str(path)})
+    stack = Stack(roles={"sweep": 0}, settings={**UNHURRIED, "settle.retry_max": "2s", "settle.batch": 200, "kafka.session_timeout": "12s"}, env={"GIFTFLOW_CLOCK_STEP": str(path)})
     stack.clock, stack.books = clock, True
     try:
         stack.up()
@@ -120,13 +121,13 @@ def test_f1_f10_who_dies_behind_its_commit_has_told_nothing_and_the_next_owner_t
     want = {f"{row['log']}-{row['off']}:{5556 if row['outcome'] == 0 else 5557}" for row in rows}
     wait_until(lambda: want <= notice_ids(system), 60, "the notices", every=0.5)
     for user in rich:
-        wait_until(lambda: system.http("GET", "/v1/wallet", user=user)[2]["available"] == 10, 60, "its balance")
+        wait_until(lambda: system.available(user) == 10, 60, "its balance")
     wait_until(lambda: check_redis(system), 60, "Redis knows what MySQL knows")
 
 
 def check_redis(stack):
     """verify compares Redis with MySQL."""
-    done = subprocess.run([stack.env["GIFTFLOW_BIN"], "verify", "--redis=yes", "--config", stack.env["GIFTFLOW_CONFIG"]], capture_output=True, timeout=200, env=stack.environ)
+    done = subprocess.run([stack.env["GIFTFLOW_BIN"], "verify", "--redis=yes", "--config", stack.env["GIFTFLOW_CONFIG"]], capture_output=True, timeout=200, env={**stack.environ, **PATIENT_ENV})
     return done.returncode == 0
 
 
@@ -176,11 +177,13 @@ def test_f8_two_deployments_with_different_groups_fence_each_other_and_settle_on
 
     batch()
     system.drain()
-    system.environ["GIFTFLOW_SETTLE_GROUP"] = "another-deployment"
+    another = {"GIFTFLOW_SETTLE_GROUP": "another-deployment", "GIFTFLOW_KAFKA_SESSION_TIMEOUT": "5m"}  # it does not claim again because it has stood still
+    system.environ.update(another)
     try:
         system.start("settle-2", wait=False)
     finally:
-        del system.environ["GIFTFLOW_SETTLE_GROUP"]
+        for name in another:
+            del system.environ[name]
     wait_until(lambda: len(owners(system)) == 1 and claims("settle-2") >= 4, 60, "it has claimed all")
     drops_its_work("settle-1", "settle-2")
     batch()
@@ -219,7 +222,7 @@ def test_f10_redis_is_flushed_under_load_and_knows_all_again(system):
     senders.check()
     wait_until(lambda: check_redis(system), 60, "Redis knows what MySQL knows")
     for user in senders.users:
-        wait_until(lambda: system.http("GET", "/v1/wallet", user=user)[2]["available"] == system.balance(user), 60, "no hold is left")
+        wait_until(lambda: system.available(user) == system.balance(user), 60, "no hold is left")
 
 
 def test_f15_a_request_that_redis_has_forgotten_is_unknown_for_now_and_its_key_is_worth_one_gift(system):
@@ -338,16 +341,22 @@ def test_f18_rooms_users_and_ids_that_look_alike_are_told_apart_and_seq_survives
     room, twin = system.new_user(1000), system.new_user(1000)  # a user whose number is also the room's
     shared = uuid7()
     with system.ws(room, room) as client:
+        known(system, (client, room))
+
+        def next_of(seen):
+            """The next gift that is no probe of `known` and no repeat, which has the same id."""
+            return client.wait_frame(lambda f: f["code"] == 5556 and "probe" not in f["data"] and f["id"] not in [frame["id"] for frame in seen])
+
         for user in (room, twin):  # one UUID, two clients, one room
             wait_until(lambda: system.gift(user, room=room, key=shared)[0] == 202, 60, "202")
         frames = []
-        for _ in range(2):  # a repeat has the same id
-            frames.append(client.wait_frame(lambda f: f["code"] == 5556 and f["id"] not in [frame["id"] for frame in frames]))
+        for _ in range(2):
+            frames.append(next_of(frames))
         assert {frame["data"]["sender_id"] for frame in frames} == {room, twin}
         assert frames[0]["id"] != frames[1]["id"] and {frame["ch"] for frame in frames} == {"room"}
         system.redis("FLUSHALL")
         wait_until(lambda: system.gift(twin, room=room)[0] == 202, 60, "202")
-        frame = client.wait_frame(lambda f: f["code"] == 5556 and f["id"] not in [frame["id"] for frame in frames])
+        frame = next_of(frames)
         assert frame["seq"] > max(f["seq"] for f in frames) >= 1 << 40
         system.adjust(room, 5)
         assert client.wait_frame(lambda f: f["code"] == 5558, timeout=60)["ch"] == "user"
@@ -491,7 +500,7 @@ def test_f4_partitions_added_to_the_topic_stop_ingest_and_settle(system):
     system.start("ingest-1", wait=False)
     wait_until(lambda: "partitions" in system.http("GET", "/readyz", base=system.ops_url("ingest-1"))[2], 60, "ingest is not ready")
     key = uuid7()
-    status, _, problem = system.gift(user, key=key)
+    status, _, problem = system.try_gift(user, key=key)
     assert (status, problem["request_id"]) == (503, key)
     send(system, gift)
     wait_until(lambda: system.metrics("settle-1")["giftflow_settle_stopped_partitions"] >= 4, 90, "all partitions are stopped")
