@@ -158,7 +158,7 @@ def test_a_role_starts_with_the_configuration_that_was_meant_or_not_at_all(tmp_p
     ]:
         command = [PROGRAM, role, *map(str, args)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={"GIFTFLOW_OPS_PORT": "0"})
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={"GIFTFLOW_OPS_PORT": "0"})
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{command} has started") from None
         assert done.returncode == 2 and word in done.stderr, done.stderr

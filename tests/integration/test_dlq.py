@@ -10,7 +10,7 @@ import uuid
 
 import pytest
 from conftest import finish
-from stack import Stack, uuid7, wait_until
+from stack import PATIENT, Stack, uuid7, wait_until
 
 OPEN = (0, 1)
 REPLAYED, DROPPED = 2, 3
@@ -19,7 +19,7 @@ REPLAYED, DROPPED = 2, 3
 @pytest.fixture(scope="module")
 def post():
     """ingest for its admin API, settle, sweep; and a catalogue."""
-    stack = Stack(roles={"router": 0, "gateway": 0}, partitions=4, settings={"sweep.dlq": "50ms", "kafka.message_timeout": "3s"})
+    stack = Stack(roles={"router": 0, "gateway": 0}, partitions=4, settings={**PATIENT, "sweep.dlq": "50ms", "ingest.request_timeout": "60s", "ingest.lease": "70s"})
     try:
         stack.up()
         now = int(time.time() * 1000)

@@ -50,10 +50,10 @@ def test_an_init_waits_for_another_one_longer_than_statements_usually_may(server
     with other.cursor() as cursor, ThreadPoolExecutor(1) as pool:
         cursor.execute("SELECT GET_LOCK('giftflow.init', 0) AS got")
         assert cursor.fetchone()["got"] == 1
-        second = pool.submit(init, servers, GIFTFLOW_MYSQL_READ_TIMEOUT="1s")
+        second = pool.submit(init, servers, GIFTFLOW_MYSQL_READ_TIMEOUT="10s")
         waiting = "SELECT MAX(time) AS s FROM information_schema.processlist WHERE info LIKE 'SELECT GET_LOCK%%'"
         try:
-            wait_until(lambda: (servers.sql(waiting)[0]["s"] or 0) >= 2 or second.done(), 60, "the second init waits")
+            wait_until(lambda: (servers.sql(waiting)[0]["s"] or 0) >= 11 or second.done(), 60, "the second init waits")
         finally:
             other.close()
         status, _, error = second.result(120)
