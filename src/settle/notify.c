@@ -304,13 +304,17 @@ static void begin_piece(struct tracker *tracker, int64_t now_ms)
 
 struct tracker *notice_queue_again(struct notice_queue *queue, int64_t now_ms, int64_t *from_r, int64_t *next_r)
 {
+    bool busy = false; /* with one that has failed before: what is like it would fail for the same reason, or take its place */
+
     for (struct tracker *tracker = queue->head; tracker != NULL; tracker = tracker->next_in_queue) {
-        if (tracker->outstanding > 0 && tracker->agains > 0)
-            return NULL; /* one at a time: others would only take its place in the producer's queue */
-        if (tracker->outstanding > 0 || (!tracker->failed && tracker->made == tracker->next))
+        bool again = tracker->agains > 0;
+
+        if (tracker->outstanding > 0 || (tracker->failed && now_ms < tracker->again_ms)) {
+            busy = busy || again;
             continue;
-        if (tracker->failed && now_ms < tracker->again_ms)
-            return NULL; /* those behind it fail for the same reason */
+        }
+        if ((!tracker->failed && tracker->made == tracker->next) || (again && busy))
+            continue; /* told, or not its turn; what fails for the first time may be of a Kafka partition that is well again */
         begin_piece(tracker, now_ms);
         *from_r = tracker->from;
         *next_r = tracker->made;
