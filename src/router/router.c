@@ -2,7 +2,7 @@
 /* The router: reads the notices topic and sends each frame to the gateways that have its room.
  * Adds seq = (incarnation << 40) + offset: rising per channel, because a channel's key is always in one partition, and the
  * same whichever router reads it. The incarnation is a row of MySQL's `topic`, read by a thread of its own at the start, and again
- * when offsets fall: then init has made the topic anew.
+ * with each assignment and when offsets fall: init may have made the topic anew.
  * One batch is on its way at a time: take what is there, send it, wait until every gateway concerned has acknowledged (or is
  * dropped after router.ack_timeout). Only then may its offsets be committed, several times a second. So a notice is repeated,
  * never skipped, when a router dies; while one batch waits the next gathers, which is how batches grow with the load.
@@ -348,8 +348,13 @@ static void on_ack_timeout(void *ctx)
 static int64_t on_assign(void *ctx, int32_t partition)
 {
     struct router *router = ctx;
+    struct gf_error error;
 
     GF_ASSERT(router->part_count < PARTITIONS_MAX);
+    if (atomic_load(&router->incarnation) != 0 && !start_reader(router)) {
+        (void)gf_fail(&error, GF_FATAL, 0, "cannot start a thread");
+        fail(router, &error);
+    }
     router->parts[router->part_count++] = (struct part){.partition = partition, .taken = -1, .again = -1, .done = -1};
     return GF_KAFKA_STORED;
 }

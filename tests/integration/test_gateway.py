@@ -630,7 +630,9 @@ def test_a_router_that_starts_without_redis_drops_nothing(make_stack):
         came(client, record)
 
 
-def test_seqs_rise_also_when_the_notices_topic_is_made_anew(make_stack):
+@pytest.mark.parametrize("assigned", [False, True], ids=["kept", "assigned-anew"])
+def test_seqs_rise_also_when_the_notices_topic_is_made_anew(make_stack, assigned):
+    """A router that has its partitions assigned anew meanwhile sees no offset fall."""
     stack = make_stack(roles=ALONE, settings={"gateway.ping": "10m"}, gifts=False)
     room = stack.new_id()
     with stack.ws(1, room) as client:
@@ -640,6 +642,9 @@ def test_seqs_rise_also_when_the_notices_topic_is_made_anew(make_stack):
         came(client, *records)
         stack.delete_topic(NOTICES)
         subprocess.run([stack.env["GIFTFLOW_BIN"], "init", "--config", stack.env["GIFTFLOW_CONFIG"]], check=True, timeout=120)
+        if assigned:
+            stack.start("router-2")
+            stack.stop("router-2")
         known(stack, (client, room))  # what came before the router has found the new end is missed, as after any gap
         publish(stack, notice(5556, room, 1))
         assert news(client)["seq"] >> 40 == 2 == stack.sql("SELECT incarnation FROM topic WHERE topic = %s", NOTICES)[0]["incarnation"]
@@ -655,7 +660,7 @@ def test_a_router_on_a_backlog_reads_ahead_no_further_with_many_partitions(make_
     while len(sizes) < 6 or sizes[-1] > sizes[-5] + (1 << 20):  # it still reads
         time.sleep(1)
         sizes.append(stack.resident("router-1"))
-    assert max(sizes) < idle + (96 << 20)
+    assert idle + (8 << 20) < max(sizes) < idle + (96 << 20)
 
 
 def test_a_router_ends_though_kafka_does_not_answer(make_stack):
