@@ -148,7 +148,6 @@ static enum gf_class drop_letter(struct change *change, const struct gf_letter *
 static enum gf_class take(struct change *change, const struct gf_letter *letter)
 {
     struct attempt *attempt = &change->page[change->count++];
-
     enum gf_class class;
 
     *attempt = (struct attempt){.id = letter->id, .end = END_DONE};

@@ -52,8 +52,15 @@ def wait_until(condition, deadline=60, what="condition", every=0.05):
 
 
 def answered(call):
-    """call() again until its answer is no 503, as 503 says: where all parts are there, it only means that the machine was slow."""
-    return wait_until(lambda: (answer := call())[0] != 503 and answer, 60, "an answer that is no 503", every=0.2)
+    """call() again while its answer is a 503 that a slow machine is reason enough for, as 503 says."""
+    slow = ("does not answer", "did not confirm", "does not settle down", "cannot be read", "is behind")
+
+    def last():
+        answer = call()
+        return answer if answer[0] != 503 or not any(why in answer[2]["detail"] for why in slow) else None
+
+    return wait_until(last, 60, "an answer that is no such 503", every=0.2)
+
 
 
 def b64url(data):
