@@ -119,13 +119,13 @@ static void *run_reader(void *arg)
     return NULL;
 }
 
-static bool start_reader(struct router *router)
+static enum gf_class start_reader(struct router *router, struct gf_error *error_r)
 {
     if (router->reader_started)
         GF_ASSERT(pthread_join(router->reader, NULL) == 0); /* it has said what it read, and ends */
     atomic_store(&router->incarnation, 0);
     router->reader_started = pthread_create(&router->reader, NULL, run_reader, router) == 0;
-    return router->reader_started;
+    return router->reader_started ? GF_OK : gf_fail(error_r, GF_FATAL, 0, "cannot start a thread");
 }
 
 /* ---- batches */
@@ -245,18 +245,22 @@ static bool is_made_anew(const struct router *router)
     return false;
 }
 
+/* Nothing is taken until it is known. */
 static void ask_incarnation(struct router *router)
 {
     struct gf_error error;
 
+    if (start_reader(router, &error) != GF_OK)
+        fail(router, &error);
+}
+
+static void begin_anew(struct router *router)
+{
     gf_log(GF_WARN, "notices_made_anew", "incarnation=%" PRId64, atomic_load(&router->incarnation));
     give_back(router);
     for (int i = 0; i < router->part_count; i++)
         router->parts[i].next = 0;
-    if (start_reader(router))
-        return;
-    (void)gf_fail(&error, GF_FATAL, 0, "cannot start a thread");
-    fail(router, &error);
+    ask_incarnation(router);
 }
 
 /* Nobody owes an acknowledgement of it any more. Who drains takes nothing again: not committed, it is the next one's. */
@@ -295,7 +299,7 @@ static void pump(struct router *router)
             return; /* the eventfd tells when there is more */
         if (is_made_anew(router)) {
             gf_kafka_batch_free(router->messages, count);
-            ask_incarnation(router);
+            begin_anew(router);
             return;
         }
         for (int k = 0; k < count; k++)
@@ -348,13 +352,10 @@ static void on_ack_timeout(void *ctx)
 static int64_t on_assign(void *ctx, int32_t partition)
 {
     struct router *router = ctx;
-    struct gf_error error;
 
     GF_ASSERT(router->part_count < PARTITIONS_MAX);
-    if (atomic_load(&router->incarnation) != 0 && !start_reader(router)) {
-        (void)gf_fail(&error, GF_FATAL, 0, "cannot start a thread");
-        fail(router, &error);
-    }
+    if (atomic_load(&router->incarnation) != 0) /* else it is being read */
+        ask_incarnation(router);
     router->parts[router->part_count++] = (struct part){.partition = partition, .taken = -1, .again = -1, .done = -1};
     return GF_KAFKA_STORED;
 }
@@ -483,7 +484,7 @@ static enum gf_class start(struct router *router, struct gf_error *error_r)
     router->serve = gf_timer_start(router->loop, SERVE_MS, SERVE_MS, serve, router);
     router->ack = gf_timer_start(router->loop, INT32_MAX, 0, on_ack_timeout, router);
     links_start(&router->links);
-    return start_reader(router) ? GF_OK : gf_fail(error_r, GF_FATAL, 0, "cannot start a thread");
+    return start_reader(router, error_r);
 }
 
 static void stop(struct router *router)
